@@ -1,0 +1,224 @@
+"""The frozen records that the parts hand each other.
+
+Plain data with no behaviour beyond (de)serialisation; every time is UTC seconds since the epoch, every size bytes,
+every duration seconds. Each ``to_json`` returns a record whose keys are always all present (``None``, never absence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from envmgr.names import Alias, BuildId, EnvName
+
+Json = Mapping[str, object]
+Manager = Literal["conda", "pip"]
+State = Literal["ready", "building", "failed", "absent"]
+
+
+# ---------------------------------------------------------------------------------------------------- what is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong with a document, at a one-based line and column (0 where none applies)."""
+
+    line: int
+    column: int
+    message: str
+    hint: str | None = None
+
+    def to_json(self) -> Json:
+        return {"line": self.line, "column": self.column, "message": self.message, "hint": self.hint}
+
+    def __str__(self) -> str:
+        where = f"line {self.line}, column {self.column}: " if self.line else ""
+        return f"{where}{self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CondaRequirement:
+    """A normalised MatchSpec; it counts only on `platforms` (sorted selector words) where any are given."""
+
+    match_spec: str
+    platforms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PipOption:
+    """A pip option that changes what is found, such as ``("--extra-index-url", "https://…")``; value may be empty."""
+
+    flag: str
+    value: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What was asked for, parsed and normalised.
+
+    `canonical_text` is the whole identity and `digest` its SHA-256 (64 hexadecimal digits); `name` follows from it.
+    `label` (the document's ``name:``), `warnings` and `source_text` are not part of the identity. For a document that
+    is itself a conda-lock.yml, `is_lockfile` is true, the requirement fields are empty and `source_text` is the
+    lockfile.
+    """
+
+    channels: tuple[str, ...]
+    has_nodefaults: bool
+    conda: tuple[CondaRequirement, ...]
+    pip: tuple[str, ...]
+    pip_options: tuple[PipOption, ...]
+    variables: tuple[tuple[str, str], ...]
+    platforms: tuple[str, ...]
+    is_lockfile: bool
+    canonical_text: str
+    digest: str
+    name: EnvName
+    label: str | None = field(default=None, compare=False)
+    warnings: tuple[Problem, ...] = field(default=(), compare=False)
+    source_text: str = field(default="", compare=False)
+    has_includes: bool = field(default=False, compare=False)
+
+
+# --------------------------------------------------------------------------------------------------- exact packages
+
+
+@dataclass(frozen=True, slots=True)
+class LockedPackage:
+    """One artifact of a lockfile. Conda packages have `build` and md5 and/or sha256; pip ones a sha256 (or a VCS URL)."""
+
+    manager: Manager
+    name: str
+    version: str
+    url: str
+    sha256: str | None
+    md5: str | None
+    build: str | None
+    subdir: str | None
+    dependencies: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualPackage:
+    """A property of a machine that packages may require, such as ``__glibc`` 2.36."""
+
+    name: str
+    version: str
+    build: str = "0"
+
+
+@dataclass(frozen=True, slots=True)
+class Lockfile:
+    """The exact packages of one name on one machine class; `digest` is the SHA-256 of `text`'s artifacts.
+
+    `virtual_packages` are those that the packages really require of a machine, with the requirement's text (such as
+    ``("__glibc", ">=2.17")``); a host checks itself against them before it installs.
+    """
+
+    subdir: str
+    channels: tuple[str, ...]
+    packages: tuple[LockedPackage, ...]
+    virtual_packages: tuple[tuple[str, str], ...]
+    digest: str
+    text: str = field(compare=False)
+    not_reproducible: tuple[str, ...] = ()
+
+
+# --------------------------------------------------------------------------------------------------- what is there
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What is known of one finished build; written once, before publication, as ``record.json``."""
+
+    format: int
+    name: EnvName
+    build_id: BuildId
+    digest: str
+    lock_digest: str
+    machine_class: str
+    label: str | None
+    created_at: float
+    duration_s: float
+    phases_s: Mapping[str, float]
+    envmgr_version: str
+    host: str
+    packages: int
+    size_bytes: int
+    python_version: str | None
+    skipped_link_scripts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """A process that uses a build: by holding its lease, or by running, mapping or sitting in its files."""
+
+    pid: int
+    uid: int
+    command: str
+    how: Literal["lease", "exe", "cwd", "maps"]
+
+    def to_json(self) -> Json:
+        return {"pid": self.pid, "uid": self.uid, "command": self.command, "how": self.how}
+
+    def __str__(self) -> str:
+        return f"{self.pid} ({self.command})"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last failure of a name: kept until a build succeeds or is asked for with ``retry``."""
+
+    name: EnvName
+    at: float
+    code: str
+    message: str
+    hint: str | None
+    log: str
+    attempts: int
+
+    def to_json(self) -> Json:
+        return {
+            "at": self.at,
+            "code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "attempts": self.attempts,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentInfo:
+    """One environment as ``list`` and ``show`` tell it."""
+
+    name: EnvName
+    state: State
+    label: str | None
+    aliases: tuple[Alias, ...]
+    path: Path
+    prefix: Path | None
+    build_id: BuildId | None
+    digest: str | None
+    lock_digest: str | None
+    machine_class: str | None
+    created_at: float | None
+    size_bytes: int | None
+    packages: int | None
+    python_version: str | None
+    is_pinned: bool
+    used_by: tuple[Usage, ...]
+    failure: Failure | None
+
+
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """One thing that `verify` found wrong; `names` are all environments that share the damaged bytes."""
+
+    path: Path
+    message: str
+    names: tuple[EnvName, ...] = ()
+
+    def to_json(self) -> Json:
+        return {"path": str(self.path), "message": self.message, "names": list(self.names)}
