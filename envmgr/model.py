@@ -86,7 +86,7 @@ class Spec:
 
 @dataclass(frozen=True, slots=True)
 class LockedPackage:
-    """One artifact of a lockfile. Conda packages have `build` and md5 and/or sha256; pip ones a sha256 (or a VCS URL)."""
+    """One artifact: of conda with `build` and md5 and/or sha256, of pip with a sha256 (or a version-control URL)."""
 
     manager: Manager
     name: str

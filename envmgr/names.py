@@ -39,16 +39,15 @@ class BuildId(str):
 
 def is_name(text: str) -> bool:
     """Tell whether `text` has the exact shape of an environment's name."""
-    return len(text) == len(_PREFIX) + _NAME_DIGITS and text.startswith(_PREFIX) and _HEX.issuperset(text[len(_PREFIX) :])
+    return (
+        len(text) == len(_PREFIX) + _NAME_DIGITS and text.startswith(_PREFIX) and _HEX.issuperset(text[len(_PREFIX) :])
+    )
 
 
 def is_alias(text: str) -> bool:
     """Tell whether `text` may be an alias."""
     return (
-        0 < len(text) <= ALIAS_MAX_CHARS
-        and text[0] in _ALNUM
-        and _ALIAS.issuperset(text)
-        and not _resembles_name(text)
+        0 < len(text) <= ALIAS_MAX_CHARS and text[0] in _ALNUM and _ALIAS.issuperset(text) and not _resembles_name(text)
     )
 
 
@@ -60,7 +59,13 @@ def _resembles_name(text: str) -> bool:
 def is_build_id(text: str) -> bool:
     """Tell whether `text` has the shape of a build id."""
     digits, dash, number = text.partition("-")
-    return bool(dash) and len(digits) == _BUILD_DIGITS and _HEX.issuperset(digits) and number.isascii() and number.isdigit()
+    return (
+        bool(dash)
+        and len(digits) == _BUILD_DIGITS
+        and _HEX.issuperset(digits)
+        and number.isascii()
+        and number.isdigit()
+    )
 
 
 def environment_name(text: str) -> EnvName:

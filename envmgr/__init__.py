@@ -1,0 +1,1 @@
+"""envmgr keeps conda environments on the hosts of a cluster: one name, one build, the same packages everywhere."""

@@ -1,0 +1,50 @@
+"""What is told while something happens: one record per event.
+
+A caller gets them through ``on_progress``; the command line draws them, the daemon will stream them. Events are for
+eyes: no decision is taken from them, and losing one loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+Phase = Literal[
+    "wait", "sweep", "solve", "fetch", "unpack", "link", "pip-lock", "pip", "activation", "compile", "check", "sync",
+    "publish",
+]  # fmt: skip
+"""The stages of `ensure`, in their order; ``wait`` is waiting for another process's build."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One step of progress.
+
+    ``kind``: ``begin`` and ``end`` of a phase; ``progress`` inside it, `done` of `total` in `unit`; ``log`` is a line
+    of the build's log; ``warning`` is for the user's eyes.
+    """
+
+    kind: Literal["begin", "progress", "end", "log", "warning"]
+    phase: Phase
+    message: str = ""
+    done: int = 0
+    total: int = 0
+    unit: Literal["bytes", "packages", "files", ""] = ""
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "kind": self.kind,
+            "phase": self.phase,
+            "message": self.message,
+            "done": self.done,
+            "total": self.total,
+            "unit": self.unit,
+        }
+
+
+Reporter = Callable[[Event], None]
+
+
+def ignore(_event: Event) -> None:
+    """Be the reporter of a caller that does not want to know."""

@@ -1,0 +1,159 @@
+"""What crosses the builder's pipe: one request, then a stream of JSON lines, versioned.
+
+The parent writes one `BuildRequest` as JSON to the builder's standard input and closes it. The builder answers on a
+pipe of its own (its standard output and error are the build's log) with one JSON object a line:
+
+* ``{"event": {…}}``: an `envmgr.events.Event`;
+* ``{"locked": "<text>"}``: the whole conda-lock.yml, as soon as it is complete; at most once;
+* ``{"result": {…}}`` or ``{"error": {…}}``: a `BuildResult` or `envmgr.errors.EnvmgrError.to_json`; the last line.
+
+End of file without a last line means that the builder died. Both sides check `VERSION`: parent and child are normally
+one installation, but an upgrade in place can replace the files between the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+VERSION = 1
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel as the solver needs it: the word or URL that the spec used, and the URLs that it stands for."""
+
+    name: str
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How the builder reaches channels and indexes; from the site's settings only, never from a spec.
+
+    `ca_file` is a PEM bundle that replaces the system's; `mirrors` maps a URL prefix to the URL prefixes to try
+    instead, in order; `proxies` has the keys ``http``, ``https``, ``no`` (a comma-separated list of hosts).
+    """
+
+    is_offline: bool = False
+    verify_tls: bool = True
+    ca_file: str | None = None
+    proxies: tuple[tuple[str, str], ...] = ()
+    mirrors: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    netrc_file: str | None = None
+    auth_file: str | None = None
+    timeout_s: float = 60.0
+    max_retries: int = 3
+    parallel_downloads: int = 8
+
+
+@dataclass(frozen=True, slots=True)
+class PipSettings:
+    """How the pip section is solved; `options` are the spec's own, in its order, as (flag, value)."""
+
+    options: tuple[tuple[str, str], ...] = ()
+    index_url: str | None = None
+    extra_index_urls: tuple[str, ...] = ()
+    find_links: tuple[str, ...] = ()
+    allow_sdists: tuple[str, ...] | None = None
+    """Names whose source distributions may be built; ``None`` allows all, ``()`` none."""
+    allow_replacing_conda: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """Everything that the builder may know; it reads no settings and no caller's environment.
+
+    `action` ``build`` makes the prefix; ``lock`` only finds the lockfile (in a scratch prefix where pip needs one).
+    `lockfile` is the text of the conda-lock.yml to install, or ``None`` to solve. `build_dir` exists and is leased by
+    the parent; `prefix` does not exist yet. `conda` and `pip` are already chosen for this subdir.
+    """
+
+    action: Literal["build", "lock"]
+    name: str
+    digest: str
+    subdir: str
+    conda: tuple[str, ...]
+    pip: tuple[str, ...]
+    channels: tuple[Channel, ...]
+    channel_priority: Literal["strict", "flexible", "disabled"]
+    variables: tuple[tuple[str, str], ...]
+    lockfile: str | None
+    build_dir: str
+    prefix: str
+    package_cache: str
+    uv_cache: str
+    machine_class: str
+    network: Network = Network()
+    pip_settings: PipSettings = PipSettings()
+    virtual_package_overrides: tuple[tuple[str, str], ...] = ()
+    exclude_newer: str | None = None
+    """An RFC 3339 time; packages published later do not exist for the solve."""
+    allow_link_scripts: tuple[str, ...] | None = ()
+    """Names of packages whose post-link scripts may run; ``None`` allows all."""
+    allow_md5: bool = False
+    """Whether a conda package without sha256 may be believed by its md5."""
+    version: int = VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What the builder did; `phases_s` in seconds, in order. `lock_digest` is `envmgr.model.Lockfile.digest`."""
+
+    lock_digest: str
+    packages: int
+    size_bytes: int
+    python_version: str | None
+    phases_s: tuple[tuple[str, float], ...]
+    skipped_link_scripts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    downloaded_bytes: int = 0
+    version: int = VERSION
+
+
+def dump(record: object) -> str:
+    """Return one line of JSON for a record of this module."""
+    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, separators=(",", ":"))  # type: ignore[call-overload]
+
+
+def load(cls: type[T], document: object) -> T:
+    """Rebuild a record of this module from its parsed JSON; `ValueError` says which field does not fit."""
+    return typing.cast("T", _load(cls, document, cls.__name__))
+
+
+def _load(hint: Any, value: Any, where: str) -> Any:  # noqa: C901, PLR0911 - one branch per kind of type
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if not isinstance(value, dict):
+            raise ValueError(f"{where}: expected an object")
+        hints = typing.get_type_hints(hint)
+        known = {name: _load(hints[name], value[name], f"{where}.{name}") for name in hints if name in value}
+        try:
+            return hint(**known)
+        except TypeError as error:
+            raise ValueError(f"{where}: {error}") from error
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _load(next(arg for arg in args if arg is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ValueError(f"{where}: expected a list")
+        if len(args) == 2 and args[1] is Ellipsis:
+            return tuple(_load(args[0], item, where) for item in value)
+        return tuple(_load(arg, item, where) for arg, item in zip(args, value, strict=True))
+    if origin is Literal:
+        if value not in args:
+            raise ValueError(f"{where}: {value!r} is none of {args}")
+        return value
+    if hint is float and isinstance(value, int):
+        return float(value)
+    if not isinstance(value, hint):
+        raise ValueError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")  # noqa: TRY004 - one kind
+    return value
