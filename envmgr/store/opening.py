@@ -1,0 +1,166 @@
+"""Opening a store: making it where there is none, and refusing what must not be touched.
+
+Refused with a reason and a hint: a store of another owner, one that a newer envmgr wrote, one on a file system where
+locks do not exclude or symbolic links cannot be made, a root that is a file or may not be written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Literal
+
+from envmgr import fsio
+from envmgr.errors import Corrupt, NoSpace, PermissionRefused, StoreTooNew, UnsuitableFilesystem, UsageError
+from envmgr.fsio import Step
+from envmgr.store.layout import FORMAT, Layout
+
+Mode = Literal["personal", "service"]
+
+
+def open_for_reading(root: Path) -> Layout | None:
+    """Return the layout of a store that exists, or ``None``; anybody may, nothing is written."""
+    layout = Layout(root)
+    if not layout.owner.exists():
+        return None
+    _check_format(layout)
+    return layout
+
+
+def open_for_writing(root: Path, mode: Mode = "personal") -> Layout:
+    """Return the layout of the store at `root`, made first if it is not there; for its owner only.
+
+    Raises `PermissionRefused`, `StoreTooNew`, `UnsuitableFilesystem`, `NoSpace`.
+    """
+    layout = Layout(root)
+    try:
+        if not layout.owner.exists():
+            _create(layout, mode)
+        _check_format(layout)
+        _check_owner(layout)
+    except PermissionError as error:
+        raise PermissionRefused(
+            f"may not write the store {root}: {error.strerror}",
+            hint="only the store's owner writes it; ENVMGR_ROOT or --root choose another",
+        ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{root} cannot be a store: {error}") from error
+    except OSError as error:
+        raise translate(error, root) from error
+    return layout
+
+
+def translate(error: OSError, where: Path) -> Exception:
+    """Return the store's own error for one of the operating system, or the same where there is none."""
+    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        return NoSpace(
+            f"no space left (bytes, inodes or quota) on the file system of {where}", hint="envmgr gc frees some"
+        )
+    if error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+        return PermissionRefused(f"may not write {error.filename or where}: {error.strerror}")
+    return error
+
+
+def _create(layout: Layout, mode: Mode) -> None:
+    umask = os.umask(0o022)
+    try:
+        for directory in layout.directories():
+            fsio.make_directory(Step.STORE, directory, parents=True)
+        os.chmod(layout.locks, 0o700)
+    finally:
+        os.umask(umask)
+    check_filesystem(layout)
+    if not layout.store_id.exists():
+        fsio.write_file(Step.STORE, layout.store_id, f"{uuid.uuid4()}\n".encode())
+    document = {"format": FORMAT, "uid": os.geteuid(), "mode": mode}
+    # Last: a store is there when its owner is known; two processes that make it at once write the same.
+    fsio.write_file(Step.STORE, layout.owner, (json.dumps(document) + "\n").encode())
+
+
+def owner(layout: Layout) -> tuple[int, Mode]:
+    """Return the uid that owns the store and the store's mode."""
+    document = _identity(layout)
+    mode = document.get("mode")
+    if mode not in ("personal", "service") or not isinstance(document.get("uid"), int):
+        raise Corrupt(f"{layout.owner} is damaged")
+    return int(str(document["uid"])), "service" if mode == "service" else "personal"
+
+
+def store_id(layout: Layout) -> str:
+    return layout.store_id.read_text(encoding="ascii").strip()
+
+
+def _identity(layout: Layout) -> dict[str, object]:
+    try:
+        document = json.loads(layout.owner.read_bytes())
+    except ValueError as error:
+        raise Corrupt(f"{layout.owner} is damaged: {error}") from error
+    if not isinstance(document, dict):
+        raise Corrupt(f"{layout.owner} is damaged")
+    return document
+
+
+def _check_format(layout: Layout) -> None:
+    found = _identity(layout).get("format")
+    if not isinstance(found, int):
+        raise Corrupt(f"{layout.owner} names no format")
+    if found > FORMAT:
+        raise StoreTooNew(
+            f"the store {layout.root} has format {found}; this envmgr knows {FORMAT}",
+            hint="upgrade envmgr on this host",
+        )
+
+
+def _check_owner(layout: Layout) -> None:
+    uid, _ = owner(layout)
+    if uid != os.geteuid():
+        raise PermissionRefused(
+            f"the store {layout.root} belongs to uid {uid}, this process runs as uid {os.geteuid()}",
+            hint="everybody may use ready environments; to create, run as the owner or use another ENVMGR_ROOT",
+        )
+    if not os.access(layout.envs, os.W_OK):
+        raise PermissionRefused(f"the store {layout.root} is read-only")
+
+
+def check_filesystem(layout: Layout) -> None:
+    """Raise `UnsuitableFilesystem` unless flock excludes and symbolic links work where the store lies."""
+    probe = layout.locks / f"{fsio.TEMPORARY}probe-{uuid.uuid4().hex[:12]}"
+    link = probe.with_name(probe.name + "-link")
+    try:
+        first = os.open(probe, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        second = os.open(probe, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            fcntl.flock(first, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(second, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            else:
+                raise UnsuitableFilesystem(
+                    f"locks do not exclude each other on the file system of {layout.root}",
+                    hint="put the store on a local file system",
+                )
+        except OSError as error:
+            raise UnsuitableFilesystem(
+                f"flock does not work on the file system of {layout.root}: {error.strerror}",
+                hint="put the store on a local file system",
+            ) from error
+        finally:
+            os.close(first)
+            os.close(second)
+        try:
+            os.symlink("nowhere", link)
+        except OSError as error:
+            raise UnsuitableFilesystem(
+                f"symbolic links cannot be made on the file system of {layout.root}: {error.strerror}",
+                hint="put the store on a local file system",
+            ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            link.unlink()
+        with contextlib.suppress(FileNotFoundError):
+            probe.unlink()

@@ -1,0 +1,142 @@
+"""Making a build visible under its name, and taking it away; aliases.
+
+A publication is one symbolic link. Its presence is the only sign that an environment is ready, so it is made after
+everything else is on disk, and nothing of a build is changed afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+
+from envmgr import fsio
+from envmgr.errors import AliasTaken, EnvironmentNotFound
+from envmgr.fsio import Step
+from envmgr.names import Alias, BuildId, EnvName, is_alias, is_build_id, is_name
+from envmgr.ready import resolve
+from envmgr.store.layout import Layout
+
+
+def _target(name: EnvName, build_id: BuildId) -> str:
+    return f"../builds/{build_id}/envs/{name}"
+
+
+def current(layout: Layout, name: EnvName) -> BuildId | None:
+    """Return the published build of a name, or ``None``; `Corrupt` when something foreign stands there."""
+    found = resolve(str(layout.root), name)
+    return None if found is None else found[1]
+
+
+def publish(layout: Layout, name: EnvName, build_id: BuildId) -> bool:
+    """Publish a finished build unless the name is taken; tell whether this build is now the published one."""
+    try:
+        fsio.link_exclusive(Step.PUBLISH, _target(name, build_id), layout.publication(name))
+    except FileExistsError:
+        return current(layout, name) == build_id
+    return True
+
+
+def republish(layout: Layout, name: EnvName, old: BuildId, new: BuildId) -> bool:
+    """Replace the publication of `old` by `new`, if `old` is still what is published; tell whether it was.
+
+    Only for relock and repair, under the name's build lock.
+    """
+    if current(layout, name) != old:
+        return False
+    fsio.link_replacing(Step.REPUBLISH, _target(name, new), layout.publication(name))
+    return True
+
+
+def unpublish(layout: Layout, name: EnvName, build_id: BuildId) -> bool:
+    """Take the name away if it leads to `build_id`; durable on return. Under the name's build lock."""
+    if current(layout, name) != build_id:
+        return False
+    fsio.unlink(Step.UNPUBLISH, layout.publication(name))
+    return True
+
+
+def published(layout: Layout) -> dict[EnvName, BuildId]:
+    """Return all published names with their builds, sorted by name; what is not ours is left out (see `foreign`)."""
+    found = {}
+    for entry in sorted(os.listdir(layout.envs)):
+        if is_name(entry):
+            build_id = _build_of(layout, EnvName(entry))
+            if build_id is not None:
+                found[EnvName(entry)] = build_id
+    return found
+
+
+def _build_of(layout: Layout, name: EnvName) -> BuildId | None:
+    try:
+        target = os.readlink(layout.publication(name))
+    except OSError:
+        return None
+    build_id = target.removeprefix("../builds/").partition("/")[0]
+    if not is_build_id(build_id) or target != _target(name, BuildId(build_id)):
+        return None
+    return BuildId(build_id)
+
+
+def foreign(layout: Layout) -> tuple[str, ...]:
+    """Return the entries of ``envs/`` that envmgr did not make: directories, files, links elsewhere."""
+    aliases = all_aliases(layout)
+    names = published(layout)
+    return tuple(
+        entry
+        for entry in sorted(os.listdir(layout.envs))
+        if entry not in names and entry not in aliases and not entry.startswith(fsio.TEMPORARY)
+    )
+
+
+def quarantine(layout: Layout, entry: str) -> str:
+    """Move a foreign entry out of ``envs/`` into the trash without deleting it; return where it is now."""
+    target = layout.trash / f"foreign-{os.urandom(6).hex()}-{entry}"
+    fsio.move(Step.QUARANTINE, layout.envs / entry, target)
+    return str(target)
+
+
+# -------------------------------------------------------------------------------------------------------- aliases
+
+
+def all_aliases(layout: Layout) -> dict[Alias, EnvName]:
+    """Return every alias with the name that it stands for, sorted."""
+    found = {}
+    for entry in sorted(os.listdir(layout.envs)):
+        if is_alias(entry):
+            try:
+                target = os.readlink(layout.envs / entry)
+            except OSError:
+                continue
+            if is_name(target):
+                found[Alias(entry)] = EnvName(target)
+    return found
+
+
+def set_alias(layout: Layout, alias: Alias, name: EnvName, *, move: bool = False) -> None:
+    """Let `alias` stand for `name`; `AliasTaken` when it stands for another one and `move` is false.
+
+    The first of two racing callers wins; the other gets the error, never the other's environment.
+    """
+    try:
+        fsio.link_exclusive(Step.ALIAS, name, layout.alias(alias))
+    except FileExistsError:
+        held_by = all_aliases(layout).get(alias)
+        if held_by == name:
+            return
+        if not move:
+            taken = held_by or "something that envmgr did not make"
+            raise AliasTaken(
+                f"alias {alias!r} stands for {taken}, not for {name}",
+                hint="--move lets it stand for the new one; processes that run keep the old one",
+                alias=alias,
+                name=held_by,
+            ) from None
+        fsio.link_replacing(Step.ALIAS, name, layout.alias(alias))
+
+
+def remove_alias(layout: Layout, alias: Alias) -> EnvName:
+    """Drop an alias and return what it stood for; nothing else is touched. `EnvironmentNotFound` when not set."""
+    name = all_aliases(layout).get(alias)
+    if name is None:
+        raise EnvironmentNotFound(f"there is no alias {alias!r}", hint="envmgr alias list shows them")
+    fsio.unlink(Step.ALIAS_REMOVAL, layout.alias(alias))
+    return name

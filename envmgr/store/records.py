@@ -1,0 +1,198 @@
+"""What the store remembers as files: the record of each build, and what is known of a name beside its builds.
+
+::
+
+    builds/<build id>/record.json          written once, before publication
+    names/<name>/spec.yml                  the text that the name was made from (credentials redacted)
+    names/<name>/lockfile-<class>.yml      the lockfile in force for a machine class
+    names/<name>/pinned                    present: never collected
+    names/<name>/failure.json              the last failure; gone after a success
+    by-text/<sha256>                       symbolic link to the name of a document that was already seen
+
+JSON documents carry ``format``; one of a later format raises `StoreTooNew`, an unreadable one `Corrupt`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+from envmgr import fsio
+from envmgr.errors import Corrupt, StoreTooNew
+from envmgr.fsio import Step
+from envmgr.model import Failure, Record
+from envmgr.names import BuildId, EnvName, is_name
+from envmgr.store.layout import Layout
+
+RECORD_FORMAT = 1
+
+
+def _read_json(path: Path) -> Mapping[str, object]:
+    try:
+        document = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise Corrupt(
+            f"{path} is not the JSON that envmgr wrote: {error}", hint="envmgr repair makes a new build"
+        ) from error
+    if not isinstance(document, dict):
+        raise Corrupt(f"{path} is not a record", hint="envmgr repair makes a new build")
+    if document.get("format", 0) > RECORD_FORMAT:
+        raise StoreTooNew(f"{path} was written by a newer envmgr (format {document['format']})", hint="upgrade envmgr")
+    return document
+
+
+def _write_json(step: Step, path: Path, document: Mapping[str, object]) -> None:
+    text = json.dumps(document, ensure_ascii=False, indent=1) + "\n"
+    fsio.write_file(step, path, text.encode())
+
+
+# --------------------------------------------------------------------------------------------------------- builds
+
+
+def write_record(layout: Layout, record: Record) -> None:
+    """Write the record of a build, durably; the last thing before its publication."""
+    _write_json(Step.RECORD, layout.build(record.build_id).record, dataclasses.asdict(record))
+
+
+def read_record(layout: Layout, name: EnvName, build_id: BuildId) -> Record:
+    """Return the record of a published build; raise `Corrupt` when it is missing, damaged or of another build."""
+    path = layout.build(build_id).record
+    try:
+        document = dict(_read_json(path))
+    except FileNotFoundError as error:
+        raise Corrupt(f"{path} is missing", hint="envmgr repair makes a new build") from error
+    fields = {field.name for field in dataclasses.fields(Record)}
+    try:
+        record = Record(**cast("dict[str, object]", {key: document[key] for key in fields}))  # type: ignore[arg-type]
+    except KeyError as error:
+        raise Corrupt(f"{path} lacks {error}", hint="envmgr repair makes a new build") from error
+    if record.name != name or record.build_id != build_id:
+        raise Corrupt(f"{path} is the record of {record.name} {record.build_id}, not of {name} {build_id}")
+    return dataclasses.replace(
+        record,
+        name=EnvName(record.name),
+        build_id=BuildId(record.build_id),
+        skipped_link_scripts=tuple(record.skipped_link_scripts),
+        warnings=tuple(record.warnings),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- names
+
+
+def _name_directory(layout: Layout, name: EnvName, step: Step) -> Path:
+    directory = layout.name(name)
+    if not directory.is_dir():
+        fsio.make_directory(step, directory, parents=True)
+    return directory
+
+
+def write_spec(layout: Layout, name: EnvName, text: str) -> None:
+    """Keep the text that the name was made from, unless one is kept already."""
+    path = _name_directory(layout, name, Step.SPEC) / "spec.yml"
+    if not path.exists():
+        fsio.write_file(Step.SPEC, path, text.encode())
+
+
+def read_spec(layout: Layout, name: EnvName) -> str | None:
+    """Return the text that the name was made from, or ``None``."""
+    return _read_text(layout.name(name) / "spec.yml")
+
+
+def write_lockfile(layout: Layout, name: EnvName, machine_class: str, text: str) -> None:
+    """Put a lockfile in force for the name on machines of this class."""
+    directory = _name_directory(layout, name, Step.LOCKFILE)
+    fsio.write_file(Step.LOCKFILE, directory / f"lockfile-{machine_class}.yml", text.encode())
+
+
+def read_lockfile(layout: Layout, name: EnvName, machine_class: str) -> str | None:
+    """Return the text of the lockfile in force, or ``None``."""
+    return _read_text(layout.name(name) / f"lockfile-{machine_class}.yml")
+
+
+def set_pinned(layout: Layout, name: EnvName, *, is_pinned: bool) -> None:
+    """Pin or unpin a name; a second time does nothing."""
+    path = layout.name(name) / "pinned"
+    if is_pinned and not path.exists():
+        _name_directory(layout, name, Step.PIN)
+        fsio.write_file(Step.PIN, path, b"")
+    elif not is_pinned:
+        with contextlib.suppress(FileNotFoundError):
+            fsio.unlink(Step.PIN, path)
+
+
+def is_pinned(layout: Layout, name: EnvName) -> bool:
+    return (layout.name(name) / "pinned").exists()
+
+
+def write_failure(layout: Layout, failure: Failure) -> None:
+    """Remember the last failure of a name."""
+    path = _name_directory(layout, failure.name, Step.FAILURE) / "failure.json"
+    _write_json(Step.FAILURE, path, {"format": RECORD_FORMAT, **dataclasses.asdict(failure)})
+
+
+def read_failure(layout: Layout, name: EnvName) -> Failure | None:
+    """Return the last failure, or ``None``; a damaged note of one counts as none."""
+    try:
+        document = dict(_read_json(layout.name(name) / "failure.json"))
+        document.pop("format")
+        return dataclasses.replace(Failure(**document), name=EnvName(document["name"]))  # type: ignore[arg-type]
+    except (FileNotFoundError, NotADirectoryError, Corrupt, KeyError, TypeError):
+        return None
+
+
+def clear_failure(layout: Layout, name: EnvName) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        fsio.unlink(Step.FAILURE, layout.name(name) / "failure.json")
+
+
+def forget(layout: Layout, name: EnvName) -> None:
+    """Drop everything that is known of a name beside its builds; its lockfile, too."""
+    directory = layout.name(name)
+    if directory.exists():
+        target = layout.trash / f"{name}-{os.urandom(6).hex()}"
+        fsio.move(Step.FORGET, directory, target)
+        fsio.delete_tree(Step.DELETE, target)
+
+
+def known_names(layout: Layout) -> tuple[EnvName, ...]:
+    """Return every name of which something is known, published or not, sorted."""
+    return tuple(EnvName(entry) for entry in sorted(os.listdir(layout.names)) if is_name(entry))
+
+
+def _read_text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except UnicodeDecodeError as error:
+        raise Corrupt(f"{path} is damaged: {error}") from error
+
+
+# -------------------------------------------------------------------------------------------------------- by text
+
+
+def text_key(version: int, text: bytes) -> str:
+    """Return the key of a document under one version of the canonical text."""
+    return hashlib.sha256(b"envmgr-spec-%d\0" % version + text).hexdigest()
+
+
+def seen_name(root: str, key: str) -> EnvName | None:
+    """Return the name of a document that was seen before, or ``None``."""
+    try:
+        target = os.readlink(f"{root}/by-text/{key}")
+    except OSError:
+        return None
+    return EnvName(target) if is_name(target) else None
+
+
+def remember_text(layout: Layout, key: str, name: EnvName) -> None:
+    """Remember the name of a document, so that the next caller need not parse it."""
+    with contextlib.suppress(FileExistsError):
+        fsio.link_exclusive(Step.SEEN_TEXT, name, layout.by_text / key)

@@ -1,0 +1,94 @@
+"""Starting builds, and clearing away what became of those that were never published or are no longer.
+
+A build directory is one of: being built or used (its lease is held), published (a name leads to it), or a leftover.
+A leftover is moved to the trash under its exclusive lease, so that nobody can begin to use it meanwhile, and deleted
+from there; what lies in the trash is garbage whatever happens, and whoever comes by deletes it.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from envmgr import fsio
+from envmgr.fsio import Step
+from envmgr.names import BuildId, EnvName, build_id, is_build_id
+from envmgr.ready import Lease
+from envmgr.store import leases, publication, usage
+from envmgr.store.layout import Layout
+
+
+def begin_build(layout: Layout, name: EnvName, digest: str) -> Lease:
+    """Make the directory of a new build, leased by us; under the name's build lock.
+
+    No two builds that are on disk at one time share a path.
+    """
+    stem = build_id(digest, 0).rpartition("-")[0]
+    numbers = [0]
+    for directory in (layout.builds, layout.trash):
+        for entry in os.listdir(directory):
+            found, _, rest = entry.partition("-")
+            if found == stem:
+                number = rest.partition("-")[0]
+                numbers.append(int(number) if number.isdigit() else 0)
+    new = build_id(digest, max(numbers) + 1)
+    fsio.make_directory(Step.BUILD_DIRECTORY, layout.build(new).directory)
+    lease = leases.create(layout, name, new)
+    layout.build(new).prefix(name).parent.mkdir()
+    return lease
+
+
+def builds_of(layout: Layout, digest: str) -> tuple[BuildId, ...]:
+    """Return the builds on disk of the spec with this digest, published or not."""
+    stem = build_id(digest, 0).rpartition("-")[0]
+    return tuple(
+        BuildId(entry) for entry in sorted(os.listdir(layout.builds)) if is_build_id(entry) and entry.startswith(stem)
+    )
+
+
+def all_builds(layout: Layout) -> tuple[BuildId, ...]:
+    return tuple(BuildId(entry) for entry in sorted(os.listdir(layout.builds)) if is_build_id(entry))
+
+
+def discard(layout: Layout, build: BuildId) -> bool:
+    """Throw a build away if nobody uses it and no name leads to it; tell whether it is gone.
+
+    Under the build lock of its name. Holds the exclusive lease from before the look until the build is in the trash.
+    """
+    paths = layout.build(build)
+    with leases.exclusive(paths) as granted:
+        if not granted or build in publication.published(layout).values() or usage.processes_inside(paths.directory):
+            return False
+        target = layout.trash / f"{build}-{os.urandom(6).hex()}"
+        fsio.move(Step.TRASH, paths.directory, target)
+    fsio.delete_tree(Step.DELETE, target)
+    return True
+
+
+def sweep_name(layout: Layout, digest: str) -> tuple[BuildId, ...]:
+    """Discard every leftover build of one spec; under the build lock of its name. Return what went."""
+    kept = set(publication.published(layout).values())
+    return tuple(build for build in builds_of(layout, digest) if build not in kept and discard(layout, build))
+
+
+def empty_trash(layout: Layout, *, keep_foreign: bool = True) -> int:
+    """Delete what lies in the trash, other than quarantined foreign things; return how many entries went."""
+    count = 0
+    for entry in os.listdir(layout.trash):
+        if keep_foreign and entry.startswith("foreign-"):
+            continue
+        fsio.delete_tree(Step.DELETE, layout.trash / entry)
+        count += 1
+    return count
+
+
+def stray_temporaries(layout: Layout) -> tuple[Path, ...]:
+    """Return temporary files that a killed writer left in the store's own directories (not in caches)."""
+    places = [layout.root, layout.envs, layout.builds, layout.names, layout.by_text, *_subdirectories(layout.names)]
+    return tuple(
+        Path(place) / entry for place in places for entry in os.listdir(place) if entry.startswith(fsio.TEMPORARY)
+    )
+
+
+def _subdirectories(directory: Path) -> list[Path]:
+    return [Path(entry.path) for entry in os.scandir(directory) if entry.is_dir(follow_symlinks=False)]
