@@ -99,6 +99,8 @@ class BuildRequest:
     """Names of packages whose post-link scripts may run; ``None`` allows all."""
     allow_md5: bool = False
     """Whether a conda package without sha256 may be believed by its md5."""
+    validate_packages: bool = False
+    """Whether every unpacked package of the cache is compared byte by byte before it is linked (repair)."""
     version: int = VERSION
 
 
