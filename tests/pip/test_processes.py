@@ -89,11 +89,11 @@ def test_the_lease_is_inherited(tmp_path: Path) -> None:
 def test_a_tool_dies_with_the_process_that_started_it(tmp_path: Path) -> None:
     """SIGKILL of the builder alone ends the tool: the kernel does it, nobody has to be there to look."""
     reader, writer = os.pipe()
+    tool = f"import os, signal; os.write({writer}, b'started\\n'); signal.pause()"
     code = (
         f"import sys; sys.path.insert(0, {os.getcwd()!r})\n"
         "from envmgr.backends.processes import run\n"
-        f"run(['sh', '-c', 'echo started >&{writer}; exec tail -f /dev/null'],"
-        f" environ={PATH!r}, pass_fds=[{writer}])"
+        f"run({_python(tool)!r}, environ={PATH!r}, pass_fds=[{writer}])"
     )
     builder = subprocess.Popen([sys.executable, "-c", code], pass_fds=[writer])
     os.close(writer)
