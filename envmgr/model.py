@@ -15,7 +15,7 @@ from envmgr.names import Alias, BuildId, EnvName
 
 Json = Mapping[str, object]
 Manager = Literal["conda", "pip"]
-State = Literal["ready", "building", "failed", "absent"]
+State = Literal["ready", "damaged", "building", "failed", "absent"]
 
 
 # ---------------------------------------------------------------------------------------------------- what is asked for

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from envmgr.events import Reporter
-from envmgr.wire import BuildRequest, BuildResult
+from envmgr.wire import BuildRequest, BuildResult, Channel, Network
 
 
 class Clock(Protocol):
@@ -57,3 +57,6 @@ class Backend(Protocol):
 
         `on_locked` gets the text of the complete lockfile once, before packages of the pip section are installed.
         """
+
+    def probe(self, channel: Channel, network: Network, subdir: str) -> str | None:
+        """Look whether a channel answers; return what is wrong with it, or ``None``."""

@@ -1,8 +1,8 @@
 """The writer's side of leases: making one with a new build, and taking it exclusively to remove one.
 
-The reader's side is `envmgr.ready`. States of a build's lease file: absent (the build was begun this very moment, or its
-builder died there), held shared (being built or used), free (a leftover, or ready and unused), held exclusively (being
-removed). There is no conversion between shared and exclusive: a failed upgrade would lose the shared lock (flock(2)).
+The reader's side is `envmgr.ready`. States of a build's lease file: absent (the build was begun this very moment, or
+its builder died there), held shared (being built or used), free (a leftover, or ready and unused), held exclusively
+(being removed). There is no conversion between shared and exclusive: a failed upgrade loses the shared lock (flock(2)).
 
 An exclusive lock is only ever *tried*: a waiting one starves under overlapping readers.
 """

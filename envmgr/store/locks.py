@@ -4,8 +4,8 @@ A kernel flock (through filelock) on ``locks/<name>.lock``, which is never unlin
 that ends. It excludes processes of this host that see the same file system; it says nothing about other hosts, and it
 does not protect a build's files: each build has a directory of its own, so a lost lock costs work and nothing else.
 
-`try_lock` never waits: who finds the lock taken looks whether the name has been published meanwhile, and so most waiters
-never take the lock at all.
+`try_lock` never waits: who finds the lock taken looks whether the name has been published meanwhile, and so most
+waiters never take the lock at all.
 """
 
 from __future__ import annotations

@@ -87,13 +87,6 @@ def foreign(layout: Layout) -> tuple[str, ...]:
     )
 
 
-def quarantine(layout: Layout, entry: str) -> str:
-    """Move a foreign entry out of ``envs/`` into the trash without deleting it; return where it is now."""
-    target = layout.trash / f"foreign-{os.urandom(6).hex()}-{entry}"
-    fsio.move(Step.QUARANTINE, layout.envs / entry, target)
-    return str(target)
-
-
 # -------------------------------------------------------------------------------------------------------- aliases
 
 

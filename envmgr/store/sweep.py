@@ -17,6 +17,9 @@ from envmgr.ready import Lease
 from envmgr.store import leases, publication, usage
 from envmgr.store.layout import Layout
 
+FOREIGN = "foreign-"
+"""How the trash calls what doctor moved out of ``envs/``."""
+
 
 def begin_build(layout: Layout, name: EnvName, digest: str) -> Lease:
     """Make the directory of a new build, leased by us; under the name's build lock.
@@ -53,16 +56,27 @@ def all_builds(layout: Layout) -> tuple[BuildId, ...]:
 def discard(layout: Layout, build: BuildId) -> bool:
     """Throw a build away if nobody uses it and no name leads to it; tell whether it is gone.
 
-    Under the build lock of its name. Holds the exclusive lease from before the look until the build is in the trash.
+    Under the build lock of its name.
     """
-    paths = layout.build(build)
-    with leases.exclusive(paths) as granted:
-        if not granted or build in publication.published(layout).values() or usage.processes_inside(paths.directory):
-            return False
-        target = layout.trash / f"{build}-{os.urandom(6).hex()}"
-        fsio.move(Step.TRASH, paths.directory, target)
+    with leases.exclusive(layout.build(build)) as is_granted:
+        target = to_trash(layout, build) if is_granted else None
+    if target is None:
+        return False
     fsio.delete_tree(Step.DELETE, target)
     return True
+
+
+def to_trash(layout: Layout, build: BuildId) -> Path | None:
+    """Move a build to the trash and return where it is, or ``None`` if a name leads to it or a process is inside.
+
+    The caller holds the build's exclusive lease until this returns, so that nobody begins to use it meanwhile.
+    """
+    directory = layout.build(build).directory
+    if build in publication.published(layout).values() or usage.processes_inside(directory):
+        return None
+    target = layout.trash / f"{build}-{os.urandom(6).hex()}"
+    fsio.move(Step.TRASH, directory, target)
+    return target
 
 
 def sweep_name(layout: Layout, digest: str) -> tuple[BuildId, ...]:
@@ -71,15 +85,11 @@ def sweep_name(layout: Layout, digest: str) -> tuple[BuildId, ...]:
     return tuple(build for build in builds_of(layout, digest) if build not in kept and discard(layout, build))
 
 
-def empty_trash(layout: Layout, *, keep_foreign: bool = True) -> int:
-    """Delete what lies in the trash, other than quarantined foreign things; return how many entries went."""
-    count = 0
-    for entry in os.listdir(layout.trash):
-        if keep_foreign and entry.startswith("foreign-"):
-            continue
-        fsio.delete_tree(Step.DELETE, layout.trash / entry)
-        count += 1
-    return count
+def quarantine(layout: Layout, entry: str) -> Path:
+    """Move what doctor found in ``envs/`` into the trash, undeleted, and return where it is now."""
+    target = layout.trash / f"{FOREIGN}{os.urandom(6).hex()}-{entry}"
+    fsio.move(Step.QUARANTINE, layout.envs / entry, target)
+    return target
 
 
 def stray_temporaries(layout: Layout) -> tuple[Path, ...]:

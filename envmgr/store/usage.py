@@ -22,12 +22,22 @@ import psutil
 from envmgr.model import Usage
 
 How = Literal["lease", "exe", "cwd", "maps"]
-_SHARED = re.compile(r"^lock:\s+\d+:\s+FLOCK\s+ADVISORY\s+(READ|WRITE)", re.MULTILINE)
+Mode = Literal["READ", "WRITE"]
+_FLOCK = re.compile(r"^lock:\s+\d+:\s+FLOCK\s+ADVISORY\s+(READ|WRITE)", re.MULTILINE)
 _COMMAND_CHARS = 160
 
 
 def lock_holders(paths: Iterable[Path]) -> Mapping[Path, tuple[Usage, ...]]:
     """Return for each lock or lease file the processes that hold a flock on it now; one look at /proc for all."""
+    return _holders(paths, ("READ", "WRITE"))
+
+
+def exclusive_holders(paths: Iterable[Path]) -> Mapping[Path, tuple[Usage, ...]]:
+    """Return the same for exclusive locks only, and only the files that have any."""
+    return {path: holders for path, holders in _holders(paths, ("WRITE",)).items() if holders}
+
+
+def _holders(paths: Iterable[Path], modes: tuple[Mode, ...]) -> Mapping[Path, tuple[Usage, ...]]:
     by_inode: dict[tuple[int, int], Path] = {}
     for path in paths:
         try:
@@ -39,12 +49,14 @@ def lock_holders(paths: Iterable[Path]) -> Mapping[Path, tuple[Usage, ...]]:
     if not by_inode:
         return {}
     for pid in psutil.pids():
-        for path in {by_inode[inode] for inode in _locked_inodes(pid) if inode in by_inode}:
+        held = {by_inode[inode] for inode, mode in _flocks(pid) if inode in by_inode and mode in modes}
+        for path in held:
             found[path].append(_usage(pid, "lease"))
     return {path: tuple(usages) for path, usages in found.items()}
 
 
-def _locked_inodes(pid: int) -> Iterator[tuple[int, int]]:
+def _flocks(pid: int) -> Iterator[tuple[tuple[int, int], str]]:
+    """Yield (device, inode) and mode of every flock that a process holds through one of its descriptors."""
     directory = f"/proc/{pid}/fd"
     try:
         descriptors = os.listdir(directory)
@@ -54,10 +66,11 @@ def _locked_inodes(pid: int) -> Iterator[tuple[int, int]]:
         try:
             status = os.stat(f"{directory}/{descriptor}")
             with open(f"/proc/{pid}/fdinfo/{descriptor}", encoding="ascii") as file:
-                if _SHARED.search(file.read()):
-                    yield status.st_dev, status.st_ino
+                lock = _FLOCK.search(file.read())
         except OSError:
             continue
+        if lock is not None:
+            yield (status.st_dev, status.st_ino), lock.group(1)
 
 
 def processes_inside(directory: Path) -> tuple[Usage, ...]:

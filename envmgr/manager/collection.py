@@ -1,0 +1,132 @@
+"""collect: free what no environment needs.
+
+Of this host's store: leftover builds, the trash, temporary files of killed writers, packages and archives in the cache
+that no published build's lockfile names. Environments themselves are not chosen for removal here, and the pip section's
+cache is uv's own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envmgr import fsio, lockfile
+from envmgr.fsio import Step
+from envmgr.model import Json
+from envmgr.names import EnvName, is_name
+from envmgr.store import cache, leases, locks, publication, sweep
+
+if TYPE_CHECKING:
+    from envmgr.manager.context import Context
+    from envmgr.names import BuildId
+
+_STRAY_AGE_S = 3600.0
+"""How old a temporary file must be before it is a killed writer's; a live one needs it for milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """One thing that was (or would be) freed, why, and how large it is."""
+
+    path: Path
+    reason: str
+    size_bytes: int
+
+    def to_json(self) -> Json:
+        return {"path": str(self.path), "reason": self.reason, "size_bytes": self.size_bytes}
+
+
+def collect(context: Context, *, dry_run: bool) -> tuple[Collected, ...]:
+    """Free what no environment needs and return what was freed; with `dry_run` only say what would be.
+
+    Never waits: what somebody is busy with is left for the next time.
+    """
+    return (
+        *_leftover_builds(context, dry_run=dry_run),
+        *_trash(context, dry_run=dry_run),
+        *_strays(context, dry_run=dry_run),
+        *_cache(context, dry_run=dry_run),
+    )
+
+
+def _leftover_builds(context: Context, *, dry_run: bool) -> Iterator[Collected]:
+    layout = context.layout
+    kept = set(publication.published(layout).values())
+    for build in sweep.all_builds(layout):
+        name = _name_of(context, build)
+        if build in kept:
+            continue
+        found = Collected(layout.build(build).directory, "build that no name leads to", _size(context, build))
+        with locks.try_lock(layout, name) as is_held:
+            if is_held and _is_free(context, build) and (dry_run or sweep.discard(layout, build)):
+                yield found
+
+
+def _name_of(context: Context, build: BuildId) -> EnvName:
+    """Return the name that a build was begun for: its prefix's, or that of its digits where it has none yet."""
+    try:
+        entries = os.listdir(context.layout.build(build).directory / "envs")
+    except FileNotFoundError:
+        entries = []
+    return EnvName(next((entry for entry in entries if is_name(entry)), f"env-{build.partition('-')[0]}0000"))
+
+
+def _is_free(context: Context, build: BuildId) -> bool:
+    with leases.exclusive(context.layout.build(build)) as is_granted:
+        return is_granted
+
+
+def _size(context: Context, build: BuildId) -> int:
+    return cache.size_bytes(context.layout.build(build).directory)
+
+
+def _trash(context: Context, *, dry_run: bool) -> Iterator[Collected]:
+    for entry in sorted(os.listdir(context.layout.trash)):
+        if entry.startswith(sweep.FOREIGN):
+            continue  # somebody's own files, moved here by doctor; deleting them is the administrator's decision
+        path = context.layout.trash / entry
+        found = Collected(path, "trash", cache.size_bytes(path))
+        if not dry_run:
+            fsio.delete_tree(Step.DELETE, path)
+        yield found
+
+
+def _strays(context: Context, *, dry_run: bool) -> Iterator[Collected]:
+    for path in sweep.stray_temporaries(context.layout):
+        try:
+            age_s = context.clock.time() - path.lstat().st_mtime
+            size_bytes = cache.size_bytes(path)
+        except FileNotFoundError:
+            continue
+        if age_s > _STRAY_AGE_S:
+            if not dry_run:
+                fsio.delete_tree(Step.DELETE, path)
+            yield Collected(path, "temporary file of a writer that was killed", size_bytes)
+
+
+def _cache(context: Context, *, dry_run: bool) -> Iterator[Collected]:
+    with cache.exclusive(context.layout) as is_granted:
+        if not is_granted:
+            return
+        wanted = _wanted_artifacts(context)
+        for digest, path in cache.entries(context.layout):
+            if digest in wanted:
+                continue
+            found = Collected(path, "package that no environment needs", cache.size_bytes(path))
+            if not dry_run:
+                fsio.delete_tree(Step.DELETE, path)
+            yield found
+
+
+def _wanted_artifacts(context: Context) -> set[str]:
+    """Return the sha256 of every package that a published build was made from."""
+    wanted = set()
+    for build in publication.published(context.layout).values():
+        text = context.layout.build(build).lockfile.read_text(encoding="utf-8")
+        wanted |= {
+            package.sha256 for package in lockfile.parse(text, context.settings.subdir).packages if package.sha256
+        }
+    return wanted

@@ -1,0 +1,151 @@
+"""doctor: is this host and its store fit to be trusted?
+
+Each check says ``ok``, ``warning`` or ``error``, what it looked at, and what to do. Nothing is changed, except that
+foreign things in ``envs/`` are moved to the trash (undeleted) when asked.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from envmgr.errors import Corrupt, EnvmgrError
+from envmgr.manager.context import Context, free_space
+from envmgr.model import Json
+from envmgr.store import opening, publication, records, sweep, usage
+
+if TYPE_CHECKING:
+    from envmgr.store.layout import Layout
+
+_EARLIEST_CLOCK = 1_767_225_600.0  # 2026-01-01: before this software existed
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of one check."""
+
+    check: str
+    status: Literal["ok", "warning", "error"]
+    message: str
+    hint: str | None = None
+
+    def to_json(self) -> Json:
+        return {"check": self.check, "status": self.status, "message": self.message, "hint": self.hint}
+
+
+def examine(context: Context, *, quarantine: bool = False) -> tuple[Finding, ...]:
+    """Run every check and return the findings in order."""
+    return (
+        *_filesystem(context),
+        *_disk(context),
+        *_clock(context),
+        *_foreign(context.layout, quarantine=quarantine),
+        *_publications(context.layout),
+        *_exclusive_holders(context.layout),
+        *_leftovers(context.layout),
+        *_cache(context.layout),
+        *_channels(context),
+    )
+
+
+def _filesystem(context: Context) -> Iterator[Finding]:
+    try:
+        opening.check_filesystem(context.layout)
+    except EnvmgrError as error:
+        yield Finding("filesystem", "error", error.message, error.hint)
+    else:
+        yield Finding("filesystem", "ok", f"locks exclude and links work in {context.root}")
+    if os.stat(context.layout.packages).st_dev != os.stat(context.layout.builds).st_dev:
+        yield Finding(
+            "filesystem", "warning", "pkgs/ and builds/ are on different file systems: packages are copied, not linked"
+        )
+
+
+def _disk(context: Context) -> Iterator[Finding]:
+    free_bytes, free_inodes = free_space(context.layout.root)
+    inodes = "unlimited" if free_inodes is None else str(free_inodes)
+    too_few = free_inodes is not None and free_inodes < context.settings.min_free_inodes
+    if free_bytes < context.settings.min_free_bytes or too_few:
+        yield Finding(
+            "disk", "error", f"{free_bytes / 2**20:.0f} MiB and {inodes} inodes are free, too few for a build",
+            "envmgr gc frees what no environment needs",
+        )  # fmt: skip
+    else:
+        yield Finding("disk", "ok", f"{free_bytes / 2**30:.1f} GiB and {inodes} inodes are free")
+
+
+def _clock(context: Context) -> Iterator[Finding]:
+    now = context.clock.time()
+    if now < _EARLIEST_CLOCK:
+        year = time.gmtime(now).tm_year
+        yield Finding("clock", "error", f"this host believes that it is {year}: certificates and records will be wrong")
+    else:
+        yield Finding("clock", "ok", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(now)))
+
+
+def _foreign(layout: Layout, *, quarantine: bool) -> Iterator[Finding]:
+    entries = publication.foreign(layout)
+    for entry in entries:
+        if quarantine:
+            yield Finding("envs", "warning", f"{entry} was moved to {sweep.quarantine(layout, entry)}")
+        else:
+            yield Finding(
+                "envs", "error", f"{layout.envs / entry} was not made by envmgr",
+                "envmgr doctor --quarantine moves it to the trash, undeleted",
+            )  # fmt: skip
+    if not entries:
+        yield Finding("envs", "ok", "nothing foreign stands in envs/")
+
+
+def _publications(layout: Layout) -> Iterator[Finding]:
+    published = publication.published(layout)
+    damaged = False
+    for name, build_id in published.items():
+        try:
+            records.read_record(layout, name, build_id)
+        except Corrupt as error:
+            damaged = True
+            yield Finding("records", "error", error.message, error.hint)
+    for alias, name in publication.all_aliases(layout).items():
+        if name not in published:
+            yield Finding("aliases", "warning", f"{alias} leads to {name}, which is not there", "envmgr alias remove")
+    if not damaged:
+        yield Finding("records", "ok", f"{len(published)} environments")
+
+
+def _exclusive_holders(layout: Layout) -> Iterator[Finding]:
+    """Name processes that hold a lease exclusively: a remover does so for milliseconds, nobody else may."""
+    leases = [layout.build(build).lease for build in sweep.all_builds(layout)]
+    for path, holders in usage.exclusive_holders(leases).items():
+        yield Finding(
+            "leases", "warning", f"{path} is held exclusively by {', '.join(str(holder) for holder in holders)}",
+            "unless it is removing that environment right now, it keeps all others out: end it",
+        )  # fmt: skip
+
+
+def _leftovers(layout: Layout) -> Iterator[Finding]:
+    kept = set(publication.published(layout).values())
+    leftovers = [build for build in sweep.all_builds(layout) if build not in kept]
+    if leftovers:
+        yield Finding("builds", "ok", f"{len(leftovers)} builds without a name (in use, or the next gc takes them)")
+
+
+def _cache(layout: Layout) -> Iterator[Finding]:
+    for name in ("archives", "unpacked"):
+        directory = layout.packages / name
+        if directory.is_dir():
+            yield Finding("cache", "ok", f"{len(os.listdir(directory))} entries in pkgs/{name}")
+
+
+def _channels(context: Context) -> Iterator[Finding]:
+    for channel in context.settings.default_channel_urls():
+        problem = context.backend.probe(channel, context.settings.network(), context.settings.subdir)
+        if problem is None:
+            yield Finding("channel", "ok", f"{channel.name} answers")
+        else:
+            yield Finding(
+                "channel", "error", f"{channel.name}: {problem}", "settings default_channels, mirrors, proxies"
+            )

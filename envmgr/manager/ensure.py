@@ -1,0 +1,291 @@
+"""ensure: from a spec to a leased, whole environment, built once however many ask.
+
+The look comes before the lock, so that a ready environment costs no lock; the look after the lock is the one that
+decides. Between two tries to get the lock, a waiter looks at the name itself: of many waiters, most never take the lock.
+A failure that happened while a caller waited is that caller's result, too; otherwise every waiter would repeat it, one
+after the other.
+
+Order of durable writes of a build: directory, lease, spec, (the builder's files, the lockfile in force), everything
+synced, record, publication. A crash before the publication leaves an unpublished build whose lease is free, which the
+next arrival sweeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envmgr import __version__, errors, fsio, lockfile, policy, ready
+from envmgr.errors import (
+    Cancelled,
+    EnvmgrError,
+    LockfileMismatch,
+    NameCollision,
+    NoSpace,
+    TimedOut,
+)
+from envmgr.events import Reporter
+from envmgr.fsio import Step
+from envmgr.manager import requests
+from envmgr.manager.context import Context, free_space
+from envmgr.manager.waiting import Pauses, TimeLimit, told_to_wait
+from envmgr.model import Failure, Record, Spec
+from envmgr.store import locks, opening, publication, records, sweep
+
+if TYPE_CHECKING:
+    from envmgr.names import EnvName
+    from envmgr.ready import Lease
+    from envmgr.wire import BuildResult
+
+_REMEMBERED = ("unsatisfiable", "policy", "incompatible_host", "build_failed")
+_FIRST_BACK_OFF_S = 10.0
+_LONGEST_BACK_OFF_S = 300.0
+_LOG_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Ensured:
+    """A leased environment, and whether this very call built it."""
+
+    lease: Lease
+    was_built: bool
+    duration_s: float
+
+
+def ensure(
+    context: Context,
+    spec: Spec,
+    *,
+    limit: TimeLimit,
+    report: Reporter,
+    lock_text: str | None = None,
+    retry: bool = False,
+) -> Ensured:
+    """Return the environment of `spec`, leased; build it if it is not there.
+
+    With `lock_text`, exactly that conda-lock.yml is built, or `LockfileMismatch` raised when the environment that is
+    there differs. With `retry`, a remembered failure is cleared first. Blocks for as long as `limit` allows.
+    """
+    started = context.clock.monotonic()
+    since = context.clock.time()
+    policy.check(spec, context.settings)
+    if retry:
+        records.clear_failure(context.layout, spec.name)
+    with contextlib.ExitStack() as waiting:
+        pauses: Pauses | None = None
+        while True:
+            lease = ready.acquire(context.root, spec.name)
+            if lease is not None:
+                _check_found(context, spec, lease, lock_text)
+                return Ensured(lease, was_built=False, duration_s=context.clock.monotonic() - started)
+            with locks.try_lock(context.layout, spec.name) as is_held:
+                if is_held:
+                    _raise_failure(context, spec.name, since)
+                    waiting.close()
+                    ensured = _under_lock(context, spec, lock_text, limit, report)
+                    return Ensured(*ensured, duration_s=context.clock.monotonic() - started)
+            if pauses is None:
+                pauses = Pauses(context.clock, limit)
+                waiting.enter_context(told_to_wait(context, spec.name, report))
+            pauses.pause()
+
+
+def _raise_failure(context: Context, name: EnvName, since: float) -> None:
+    """Raise the name's last failure, if it is this caller's result or too fresh to be tried again."""
+    failure = records.read_failure(context.layout, name)
+    if failure is None:
+        return
+    age_s = context.clock.time() - failure.at
+    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** (failure.attempts - 1), _LONGEST_BACK_OFF_S)
+    if failure.at >= since:
+        raise errors.from_json(failure.to_json())
+    if failure.code in _REMEMBERED and 0 <= age_s < back_off_s:
+        hint = f"this is the failure of {age_s:.0f} s ago; create --retry tries again at once"
+        raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
+
+
+def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:
+    """Make sure that what is published under the name is what was asked for; closes the lease if it is not."""
+    try:
+        record = records.read_record(context.layout, lease.name, lease.build_id)
+        if record.digest != spec.digest:
+            raise NameCollision(
+                f"{spec.name} is the environment of another spec: its digest is {record.digest}, not {spec.digest}",
+                hint="change the spec in any way that changes its digest",
+            )
+        if lock_text is not None:
+            given = lockfile.parse(lock_text, context.settings.subdir)
+            if given.digest != record.lock_digest:
+                raise LockfileMismatch(
+                    f"{spec.name} was built from lockfile {record.lock_digest[:16]}, not from {given.digest[:16]}",
+                    hint="envmgr lock prints the one in force; envmgr relock replaces it",
+                )
+    except BaseException:
+        lease.close()
+        raise
+
+
+def _under_lock(
+    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter
+) -> tuple[Lease, bool]:
+    lease = ready.acquire(context.root, spec.name)
+    if lease is not None:
+        _check_found(context, spec, lease, lock_text)
+        return lease, False
+    sweep.sweep_name(context.layout, spec.digest)
+    in_force = lockfile_in_force(context, spec)
+    if lock_text is not None:
+        check_given(context, spec, lock_text, in_force)
+    lease = build(
+        context,
+        spec,
+        lock_text or in_force,
+        limit=limit,
+        report=report,
+        on_locked=lambda text: records.write_lockfile(context.layout, spec.name, context.settings.machine_class, text),
+    )
+    if publication.publish(context.layout, spec.name, lease.build_id):
+        records.clear_failure(context.layout, spec.name)
+        return lease, True
+    # Only a writer that ignores the build lock can have been faster. Its environment is as whole as ours: adopt it.
+    lease.close()
+    sweep.discard(context.layout, lease.build_id)
+    winner = ready.acquire(context.root, spec.name)
+    if winner is None:
+        raise EnvmgrError(f"{spec.name} was published and taken away while it was built", hint="try again")
+    _check_found(context, spec, winner, lock_text)
+    return winner, False
+
+
+def lockfile_in_force(context: Context, spec: Spec) -> str | None:
+    """Return the lockfile that every build of this name on this machine class installs, or ``None`` to solve."""
+    if spec.is_lockfile:
+        return spec.source_text
+    return records.read_lockfile(context.layout, spec.name, context.settings.machine_class)
+
+
+def check_given(context: Context, spec: Spec, lock_text: str, in_force: str | None) -> None:
+    """Raise `LockfileMismatch` unless a lockfile that a caller brings equals the one in force and fits the spec."""
+    given = lockfile.parse(lock_text, context.settings.subdir)
+    if in_force is not None:
+        digest = lockfile.parse(in_force, context.settings.subdir).digest
+        if digest != given.digest:
+            raise LockfileMismatch(
+                f"the given lockfile ({given.digest[:16]}) is not the one in force for {spec.name} ({digest[:16]})",
+                hint="envmgr lock prints the one in force; envmgr relock replaces it; remove --forget drops it",
+            )
+    missing = lockfile.missing(spec, given, context.settings.subdir)
+    if missing:
+        raise LockfileMismatch(
+            f"the given lockfile has nothing for {', '.join(missing)}", hint="make it anew: envmgr lock FILE -o OUT"
+        )
+
+
+def build(
+    context: Context,
+    spec: Spec,
+    lock_text: str | None,
+    *,
+    limit: TimeLimit,
+    report: Reporter,
+    on_locked: requests.OnLocked,
+    changes: requests.Changes = requests.ORDINARY,
+) -> Lease:
+    """Make one finished, recorded, unpublished build under the name's build lock, and return it leased.
+
+    On any failure nothing of it is left, and the failure is remembered with the log's end.
+    """
+    check_space(context)
+    begun_at, begun = context.clock.time(), context.clock.monotonic()
+    records.write_spec(context.layout, spec.name, spec.source_text)
+    lease = sweep.begin_build(context.layout, spec.name, spec.digest)
+    paths = context.layout.build(lease.build_id)
+    try:
+        fsio.write_file(Step.SPEC, paths.spec, spec.source_text.encode())
+        request = requests.build_request(context, spec, lease, lock_text, changes)
+        result = context.backend.build(
+            request, lease_fd=lease.fileno(), deadline=limit, report=report, on_locked=on_locked
+        )
+        record = _record(context, spec, lease, result, begun_at, context.clock.monotonic() - begun)
+        records.write_record(context.layout, record)
+    except BaseException as error:
+        log = tail(paths.log)
+        lease.close()
+        sweep.discard(context.layout, lease.build_id)
+        translated = opening.translate(error, context.layout.root) if isinstance(error, OSError) else error
+        if isinstance(translated, EnvmgrError) and not isinstance(translated, (TimedOut, Cancelled)):
+            _remember(context, spec.name, translated, log)
+        if translated is error:
+            raise
+        raise translated from error
+    return lease
+
+
+def check_space(context: Context) -> None:
+    """Raise `NoSpace` when less is free than the settings ask for before a build."""
+    free_bytes, free_inodes = free_space(context.layout.root)
+    settings = context.settings
+    if free_bytes < settings.min_free_bytes:
+        raise NoSpace(
+            f"{free_bytes / 2**20:.0f} MiB are free for {context.layout.root}, a build wants "
+            f"{settings.min_free_bytes / 2**20:.0f} MiB",
+            hint="envmgr gc frees what no environment needs; setting min_free_bytes",
+        )
+    if free_inodes is not None and free_inodes < settings.min_free_inodes:
+        raise NoSpace(
+            f"{free_inodes} inodes are free for {context.layout.root}, a build wants {settings.min_free_inodes}",
+            hint="envmgr gc frees what no environment needs; setting min_free_inodes",
+        )
+
+
+def _record(
+    context: Context, spec: Spec, lease: Lease, result: BuildResult, begun_at: float, duration_s: float
+) -> Record:
+    return Record(
+        format=records.RECORD_FORMAT,
+        name=spec.name,
+        build_id=lease.build_id,
+        digest=spec.digest,
+        lock_digest=result.lock_digest,
+        machine_class=context.settings.machine_class,
+        label=spec.label,
+        created_at=begun_at,
+        duration_s=duration_s,
+        phases_s=dict(result.phases_s),
+        envmgr_version=__version__,
+        host=context.host,
+        packages=result.packages,
+        size_bytes=result.size_bytes,
+        python_version=result.python_version,
+        skipped_link_scripts=result.skipped_link_scripts,
+        warnings=result.warnings,
+    )
+
+
+def _remember(context: Context, name: EnvName, error: EnvmgrError, log: str) -> None:
+    """Keep a failure for those who wait and for `envmgr logs`; a store that is full or gone must not hide the error."""
+    before = records.read_failure(context.layout, name)
+    failure = Failure(
+        name=name,
+        at=context.clock.time(),
+        code=error.code,
+        message=error.message,
+        hint=error.hint,
+        log=log,
+        attempts=1 + (before.attempts if before else 0),
+    )
+    with contextlib.suppress(OSError):
+        records.write_failure(context.layout, failure)
+
+
+def tail(path: Path) -> str:
+    """Return the end of a build's log, at most 64 KiB."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,101 @@
+"""remove: take a name away and delete its build, unless somebody uses it.
+
+Order: the exclusive lease (nobody can begin to use the build) → the name is unlinked (durably) → a look at /proc for
+processes that hold no lease → the build moves to the trash → the lease ends → deletion. A crash at any point leaves the
+environment whole, or absent with a leftover that the next sweep takes.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envmgr import fsio, ready
+from envmgr.errors import EnvironmentInUse, EnvironmentNotFound
+from envmgr.events import Reporter
+from envmgr.fsio import Step
+from envmgr.manager.context import Context
+from envmgr.manager.waiting import TimeLimit, locked
+from envmgr.model import Usage
+from envmgr.store import leases, publication, records, sweep, usage
+
+if TYPE_CHECKING:
+    from envmgr.names import BuildId, EnvName
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What became of it: `is_deleted` is false when the files wait for the last lease (`users`) to end."""
+
+    name: EnvName
+    build_id: BuildId | None
+    is_deleted: bool
+    users: tuple[Usage, ...] = ()
+
+
+def remove(
+    context: Context, name: EnvName, *, when_free: bool, forget: bool, limit: TimeLimit, report: Reporter
+) -> Removed:
+    """Remove the environment `name` from this host, whatever its aliases (they stay, and lead nowhere).
+
+    In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now and the files when the last user is
+    gone. The lockfile in force stays, so that a later create makes the same environment, unless `forget`.
+    Raises `EnvironmentNotFound`.
+    """
+    with locked(context, name, limit, report):
+        removed = _under_lock(context, name, when_free=when_free)
+        if forget:
+            is_known = context.layout.name(name).exists()
+            records.forget(context.layout, name)
+            if removed is None and is_known:
+                return Removed(name, None, is_deleted=True)
+    if removed is None:
+        raise EnvironmentNotFound(f"{name} is not in {context.root}", hint="envmgr list shows what is")
+    return removed
+
+
+def _under_lock(context: Context, name: EnvName, *, when_free: bool) -> Removed | None:
+    layout = context.layout
+    build_id = publication.current(layout, name)
+    if build_id is None:
+        return None
+    paths = layout.build(build_id)
+    with leases.exclusive(paths) as is_granted:
+        users = users_of(context, build_id)
+        if (users or not is_granted) and not when_free:
+            raise in_use(name, users)
+        publication.unpublish(layout, name, build_id)
+        # Whoever started from the build in the last moment, without a lease, keeps it until it ends.
+        target = sweep.to_trash(layout, build_id) if is_granted else None
+    if target is None:
+        return Removed(name, build_id, is_deleted=False, users=users_of(context, build_id))
+    fsio.delete_tree(Step.DELETE, target)
+    return Removed(name, build_id, is_deleted=True)
+
+
+def users_of(context: Context, build_id: BuildId) -> tuple[Usage, ...]:
+    """Return who uses a build, each process once: the holders of its lease, then those found in its files."""
+    paths = context.layout.build(build_id)
+    holders = usage.lock_holders([paths.lease]).get(paths.lease, ())
+    ours = os.getpid()
+    found = {user.pid: user for user in (*usage.processes_inside(paths.directory), *holders)}
+    return tuple(user for pid, user in sorted(found.items()) if pid != ours)
+
+
+def in_use(name: EnvName, users: tuple[Usage, ...]) -> EnvironmentInUse:
+    """Return the error that names the users of an environment."""
+    whom = ", ".join(str(user) for user in users) or "a process that this user may not see"
+    return EnvironmentInUse(
+        f"{name} is in use by {whom}",
+        users,
+        hint="--when-free takes the name away now and deletes the files when the last of them is gone",
+    )
+
+
+def find(root: str, word: str) -> EnvName:
+    """Return the name that a name or alias stands for; `EnvironmentNotFound` for an alias that is not set."""
+    name = ready.resolve_alias(root, word)
+    if name is None:
+        raise EnvironmentNotFound(f"there is no environment or alias {word!r} in {root}", hint="envmgr list shows them")
+    return name

@@ -1,0 +1,98 @@
+"""relock and repair: the only use cases that replace a publication.
+
+Both make a new build beside the old one and rename the name over to it, if it still leads where they read it. Processes
+that run keep the build that they started in; it goes when the last of them is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envmgr import spec as specs
+from envmgr.errors import EnvironmentNotFound, EnvmgrError
+from envmgr.events import Reporter
+from envmgr.manager import ensure, requests
+from envmgr.manager.context import Context
+from envmgr.manager.waiting import TimeLimit, locked
+from envmgr.store import publication, records, sweep
+
+if TYPE_CHECKING:
+    from envmgr.model import Record, Spec
+    from envmgr.names import BuildId, EnvName
+
+
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """The record of what is published now; `is_new` is false when relock found the very same packages."""
+
+    record: Record
+    is_new: bool
+    old_build_id: BuildId
+
+
+def stored_spec(context: Context, name: EnvName) -> Spec:
+    """Return the spec that a name was made from; `EnvironmentNotFound` where the store knows none."""
+    text = records.read_spec(context.layout, name)
+    if text is None:
+        raise EnvironmentNotFound(f"the store knows no spec for {name}", hint="envmgr create FILE makes it")
+    spec = specs.parse(text, source=f"the stored spec of {name}")
+    if spec.name != name:
+        raise EnvmgrError(
+            f"the stored spec of {name} has the name {spec.name}", hint="envmgr create FILE stores it anew"
+        )
+    return spec
+
+
+def relock(
+    context: Context, name: EnvName, *, exclude_newer: str | None, limit: TimeLimit, report: Reporter
+) -> Replaced:
+    """Solve again, build the result and republish; the new lockfile is in force from then on."""
+    found: list[str] = []
+    changes = requests.Changes(exclude_newer=exclude_newer)
+    with locked(context, name, limit, report):
+        old = _published(context, name)
+        spec = stored_spec(context, name)
+        lease = ensure.build(context, spec, None, limit=limit, report=report, on_locked=found.append, changes=changes)
+        with contextlib.closing(lease):
+            new = records.read_record(context.layout, name, lease.build_id)
+            before = records.read_record(context.layout, name, old)
+            is_new = new.lock_digest != before.lock_digest
+            if is_new:
+                # The lockfile goes first: a crash between the two leaves the old environment in place and the new
+                # lockfile in force, and the next relock or create goes on from there.
+                records.write_lockfile(context.layout, name, context.settings.machine_class, found[-1])
+                _replace(context, name, old, lease.build_id)
+        sweep.sweep_name(context.layout, spec.digest)
+        return Replaced(new if is_new else before, is_new, old)
+
+
+def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter) -> Replaced:
+    """Build the same lockfile again, every cached package validated byte by byte, and republish."""
+    changes = requests.Changes(validate_packages=True)
+    with locked(context, name, limit, report):
+        old = _published(context, name)
+        spec = stored_spec(context, name)
+        text = ensure.lockfile_in_force(context, spec)
+        lease = ensure.build(
+            context, spec, text, limit=limit, report=report, changes=changes,
+            on_locked=lambda text: records.write_lockfile(context.layout, name, context.settings.machine_class, text),
+        )  # fmt: skip
+        with contextlib.closing(lease):
+            _replace(context, name, old, lease.build_id)
+            record = records.read_record(context.layout, name, lease.build_id)
+        sweep.sweep_name(context.layout, spec.digest)
+        return Replaced(record, is_new=True, old_build_id=old)
+
+
+def _published(context: Context, name: EnvName) -> BuildId:
+    build_id = publication.current(context.layout, name)
+    if build_id is None:
+        raise EnvironmentNotFound(f"{name} is not in {context.root}", hint="envmgr create FILE makes it")
+    return build_id
+
+
+def _replace(context: Context, name: EnvName, old: BuildId, new: BuildId) -> None:
+    if not publication.republish(context.layout, name, old, new):
+        raise EnvmgrError(f"{name} was changed by somebody else while it was rebuilt", hint="try again")

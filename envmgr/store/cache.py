@@ -1,0 +1,60 @@
+"""The package cache as collection sees it: which entries there are, and a lock that keeps builds out.
+
+::
+
+    pkgs/.use                 shared flock: a build reads the cache; exclusive: entries are being deleted
+    pkgs/archives/<sha256>    verified archives, as downloaded
+    pkgs/unpacked/<sha256>    unpacked packages, whose files the prefixes share; <sha256>.ok says that it is complete
+
+Builds fill it through `envmgr.backends.archives`. Deleting an entry harms no environment: prefixes are hard links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from envmgr.store.layout import Layout
+
+_KINDS = ("archives", "unpacked")
+
+
+@contextlib.contextmanager
+def exclusive(layout: Layout) -> Iterator[bool]:
+    """Try to keep builds out of the cache for the length of the block; tell whether none was using it."""
+    fd = os.open(layout.packages / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def entries(layout: Layout) -> Iterator[tuple[str, Path]]:
+    """Yield the sha256 (what precedes the first dot of the file's name) and the path of everything in the cache."""
+    for kind in _KINDS:
+        directory = layout.packages / kind
+        if directory.is_dir():
+            for entry in sorted(os.listdir(directory)):
+                yield entry.partition(".")[0], directory / entry
+
+
+def size_bytes(path: Path) -> int:
+    """Return the bytes that deleting `path` would free: files that a prefix shares (hard links) count nothing."""
+    if path.is_symlink() or not path.is_dir():
+        status = path.lstat()
+        return status.st_blocks * 512 if status.st_nlink == 1 else 0
+    total = 0
+    for directory, _, files in os.walk(path):
+        for file in files:
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(directory, file))
+                total += status.st_blocks * 512 if status.st_nlink == 1 else 0
+    return total
