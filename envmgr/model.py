@@ -47,6 +47,18 @@ class CondaRequirement:
 
 
 @dataclass(frozen=True, slots=True)
+class PipRequirement:
+    """A normalised PEP 508 requirement (or a bare URL); it counts only on `platforms` (selector words), if any.
+
+    `hashes` (sorted, such as ``sha256:…``) are those of ``--hash=``: whatever is locked for it must have one of them.
+    """
+
+    requirement: str
+    platforms: tuple[str, ...] = ()
+    hashes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class PipOption:
     """A pip option that changes what is found, such as ``("--extra-index-url", "https://…")``; value may be empty."""
 
@@ -61,13 +73,13 @@ class Spec:
     `canonical_text` is the whole identity and `digest` its SHA-256 (64 hexadecimal digits); `name` follows from it.
     `label` (the document's ``name:``), `warnings` and `source_text` are not part of the identity. For a document that
     is itself a conda-lock.yml, `is_lockfile` is true, the requirement fields are empty and `source_text` is the
-    lockfile.
+    lockfile. `pip_constraints` bound what pip may choose without asking for anything.
     """
 
     channels: tuple[str, ...]
     has_nodefaults: bool
     conda: tuple[CondaRequirement, ...]
-    pip: tuple[str, ...]
+    pip: tuple[PipRequirement, ...]
     pip_options: tuple[PipOption, ...]
     variables: tuple[tuple[str, str], ...]
     platforms: tuple[str, ...]
@@ -75,6 +87,7 @@ class Spec:
     canonical_text: str
     digest: str
     name: EnvName
+    pip_constraints: tuple[PipRequirement, ...] = ()
     label: str | None = field(default=None, compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     source_text: str = field(default="", compare=False)
