@@ -4,7 +4,6 @@ Layout of the directory::
 
     .demo-channel.lock      held by the run that writes; never removed, so that all runs mean the same file
     .demo-channel.json      the record: which pythons are here, written last
-    .demo-channel.tmp/      wheels and builds under way; its remains are removed by the next run
     noarch/, linux-64/      packages, repodata.json, repodata.json.zst and shards
 
 What the next run may conclude: a package that is there is whole (each was moved into place); the channel is complete
@@ -17,12 +16,11 @@ subdir.
 import fcntl
 import json
 import os
-import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +29,7 @@ from demo import packages, wheels
 from demo.errors import DemoError
 from demo.interpreter import Interpreter
 from demo.packages import Package
+from demo.wheels import Wheel
 
 FORMAT = 1
 LOCK_TIMEOUT_S = 900
@@ -38,7 +37,6 @@ _POLL_S = 0.2
 
 _LOCK = ".demo-channel.lock"
 _RECORD = ".demo-channel.json"
-_SCRATCH = ".demo-channel.tmp"
 
 
 def create(directory: Path, executables: Sequence[Path]) -> str:
@@ -119,23 +117,19 @@ def _write_record(directory: Path, versions: set[str]) -> None:
 
 def _complete(directory: Path, missing: Sequence[Interpreter]) -> None:
     """Add ``missing`` to the channel. Packages first, then the index; the caller writes the record last."""
-    scratch_root = directory / _SCRATCH
-    shutil.rmtree(scratch_root, ignore_errors=True)
-    scratch_root.mkdir()
-    try:
-        with tempfile.TemporaryDirectory(dir=scratch_root) as scratch, ThreadPoolExecutor(max_workers=2) as downloads:
-            # pip waits for the network while the interpreters are packed.
-            fetched = {one: downloads.submit(wheels.fetch, one, Path(scratch, one.short_version)) for one in missing}
-            for one in missing:
-                _add_interpreter(directory, one, Path(scratch))
-            _add_wheels(directory, fetched, Path(scratch))
-        _say("writing the index")
-        packages.index(directory)
-    finally:
-        shutil.rmtree(scratch_root, ignore_errors=True)
+    packages.clear_landings(directory)
+    with tempfile.TemporaryDirectory() as downloaded, ThreadPoolExecutor(max_workers=2) as pool:
+        # pip waits for the network while the interpreters are packed.
+        fetched = {one: pool.submit(wheels.fetch, one, Path(downloaded, one.version)) for one in missing}
+        for one in missing:
+            _add_interpreter(directory, one)
+        for one in missing:
+            _add_wheels(directory, one, *fetched[one].result())
+    _say("writing the index")
+    packages.index(directory)
 
 
-def _add_interpreter(directory: Path, one: Interpreter, scratch: Path) -> None:
+def _add_interpreter(directory: Path, one: Interpreter) -> None:
     glibc = os.confstr("CS_GNU_LIBC_VERSION")
     if glibc is None:
         raise DemoError("this machine has no glibc, which the packages need")
@@ -143,7 +137,6 @@ def _add_interpreter(directory: Path, one: Interpreter, scratch: Path) -> None:
         directory,
         interpreters.package_of(one, glibc.split()[-1]),
         ["interpreter", str(one.prefix), str(one.executable), one.short_version],
-        scratch,
     )
     packages.fabricate(
         directory,
@@ -154,24 +147,20 @@ def _add_interpreter(directory: Path, one: Interpreter, scratch: Path) -> None:
     )
 
 
-def _add_wheels(
-    directory: Path, fetched: dict[Interpreter, "Future[tuple[list[wheels.Wheel], list[str]]]"], scratch: Path
-) -> None:
-    for one, future in fetched.items():
-        found, without = future.result()
-        for name in without:
-            _say(f"no wheel of {name} for python {one.version}: left out")
-        for wheel in found:
-            for package, layout in wheels.convert(wheel, [one]):
-                kind = "compiled" if package.noarch is None else "noarch"
-                _add(directory, package, ["wheel", str(wheel.path), layout.short_version, kind], scratch)
+def _add_wheels(directory: Path, one: Interpreter, found: Sequence[Wheel], without: Sequence[str]) -> None:
+    for name in without:
+        _say(f"no wheel of {name} for python {one.version}: left out")
+    for wheel in found:
+        package = wheels.convert(wheel, one)
+        layout = "compiled" if package.noarch is None else "noarch"
+        _add(directory, package, ["wheel", str(wheel.path), one.short_version, layout])
 
 
-def _add(directory: Path, package: Package, staging: Sequence[str], scratch: Path) -> None:
+def _add(directory: Path, package: Package, staging: Sequence[str]) -> None:
     if package.path_in(directory).exists():
         return
     started = time.monotonic()
-    packages.build(package, directory, staging, scratch)
+    packages.build(package, directory, staging)
     _say(f"{package.subdir}/{package.file_name} ({time.monotonic() - started:.1f} s)")
 
 

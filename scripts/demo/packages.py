@@ -10,6 +10,7 @@ rattler notes when it first saw a package.
 """
 
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -38,9 +39,14 @@ Noarch = Literal["generic", "python"]
 SCRIPTS_DIR = Path(__file__).resolve().parent.parent
 """The directory from which ``demo`` can be imported; children get it as their PYTHONPATH."""
 
+PLACEHOLDER = "/demo-channel/prefix_" + "placehold_" * 30
+"""What stands for the prefix in files that carry it, cut to the length of the path in which they were built."""
+
 INDEX_TIMEOUT_S = 300
 ZSTD_LEVEL = 3
 
+_LANDING = ".landing-"
+_LONGEST_SCRATCH = 190
 _SUBDIRS = {"x86_64": "linux-64", "aarch64": "linux-aarch64"}
 
 
@@ -105,8 +111,8 @@ def fabricate(
     target.parent.mkdir(parents=True, exist_ok=True)
     if files is None:
         files = {f"share/{name}/version.txt": f"{name} {version} {build}\n"}
-    with tempfile.TemporaryDirectory(prefix=".new-", dir=channel_dir) as scratch:
-        tree = Path(scratch, "tree")
+    with _landing_in(channel_dir) as landing:
+        tree = landing / "tree"
         tree.mkdir()
         for where, content in files.items():
             _write_member(tree, where, content)
@@ -115,7 +121,7 @@ def fabricate(
             version,
             package.subdir,
             build,
-            Path(scratch),
+            landing,
             # An explicit list: the shorter `files_dir` leaves out hidden files without a word.
             files=rattler_build.collect_files(tree, include_hidden=True),
             depends=list(depends),
@@ -139,20 +145,37 @@ def _write_member(tree: Path, where: str, content: str | bytes) -> None:
         path.chmod(0o755)
 
 
-def build(package: Package, channel_dir: Path, staging: Sequence[str], scratch_parent: Path) -> Path:
+def build(package: Package, channel_dir: Path, staging: Sequence[str]) -> Path:
     """Build ``package`` from what ``python -m demo.staging STAGING...`` puts into its prefix; return its path.
 
-    ``scratch_parent`` must be on the channel's file system, and short: rattler-build pads the prefix below it to 255
-    characters.
+    The prefix lies in the system's directory for temporary files; the index is not written.
     """
     target = package.path_in(channel_dir)
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="build-", dir=scratch_parent) as scratch, _tools_on_path():
+    with tempfile.TemporaryDirectory() as scratch, _tools_on_path():
+        if len(scratch) + len(package.name) > _LONGEST_SCRATCH:
+            # rattler-build, which pads the prefix below it to 255 characters, would panic.
+            raise DemoError(
+                f"the temporary directory {scratch} has too long a path", hint="set TMPDIR to a shorter one"
+            )
         built = _run_recipe(_recipe_of(package, staging), Path(scratch))
-        settled = Path(scratch, "settled.conda")
-        _settle_times(built, settled)
-        settled.replace(target)
+        with _landing_in(channel_dir) as landing:
+            _settle(built, landing / package.file_name)
+            (landing / package.file_name).replace(target)
     return target
+
+
+@contextmanager
+def _landing_in(channel_dir: Path) -> Iterator[Path]:
+    """Yield a directory on the channel's file system, from which a whole package can be moved into place."""
+    with tempfile.TemporaryDirectory(prefix=_LANDING, dir=channel_dir) as landing:
+        yield Path(landing)
+
+
+def clear_landings(channel_dir: Path) -> None:
+    """Remove what killed runs left behind; only for who knows that no run is writing."""
+    for landing in channel_dir.glob(f"{_LANDING}*"):
+        shutil.rmtree(landing, ignore_errors=True)
 
 
 def _recipe_of(package: Package, staging: Sequence[str]) -> dict[str, object]:
@@ -214,44 +237,76 @@ def _tools_on_path() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def _settle_times(source: Path, target: Path) -> None:
-    """Copy a ``.conda`` file with `EPOCH` in place of the time at which it was built.
+def _settle(source: Path, target: Path) -> None:
+    """Copy a ``.conda`` file with fixed values in place of when and where it was built.
 
-    rattler-build has no setting for that time when it builds a recipe. It stands in the outer zip's directory, in both
-    tar archives and in ``info/index.json``.
+    rattler-build has no setting for either when it builds a recipe. The time stands in the outer zip's directory, in
+    both tar archives and in ``info/index.json``; the place in each file that carries the prefix, and in
+    ``info/paths.json``, which also has the hash of each file.
     """
-    stamp = EPOCH.timetuple()[:6]
+    stamp = (EPOCH.year, EPOCH.month, EPOCH.day, 0, 0, 0)
     with zipfile.ZipFile(source) as before, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as after:
+        archives = {name: _read_tar(before.read(name)) for name in before.namelist() if name.endswith(".tar.zst")}
+        (info,) = (files for name, files in archives.items() if name.startswith("info-"))
+        (content,) = (files for name, files in archives.items() if name.startswith("pkg-"))
+        _settle_place(info, content)
+        _settle_time(info)
         for name in before.namelist():
-            data = before.read(name)
-            # A name is `pkg-NAME-VERSION-BUILD.tar.zst`; it has to stay: readers compose it from the file's own name.
-            if name.endswith(".tar.zst"):
-                data = _settle_tar(data)
-            after.writestr(zipfile.ZipInfo(name, (stamp[0], stamp[1], stamp[2], stamp[3], stamp[4], stamp[5])), data)
+            data = _write_tar(archives[name]) if name in archives else before.read(name)
+            after.writestr(zipfile.ZipInfo(name, stamp), data)
 
 
-def _settle_tar(data: bytes) -> bytes:
-    plain = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
+def _settle_place(info: "_Files", content: "_Files") -> None:
+    member, data = info["info/paths.json"]
+    paths = json.loads(data)
+    new_hashes: dict[str, str] = {}
+    for entry in paths["paths"]:
+        if "prefix_placeholder" not in entry:
+            continue
+        built_in = entry["prefix_placeholder"]
+        # The same length: in a binary file nothing may move.
+        settled_to = PLACEHOLDER.ljust(len(built_in), "_")[: len(built_in)]
+        carrier, before = content[entry["_path"]]
+        after = before.replace(built_in.encode(), settled_to.encode())
+        content[entry["_path"]] = (carrier, after)
+        entry["prefix_placeholder"] = settled_to
+        new_hashes[entry["sha256"]] = hashlib.sha256(after).hexdigest()
+    for entry in paths["paths"]:  # links, too: they have the hash of what they point to
+        entry["sha256"] = new_hashes.get(entry["sha256"], entry["sha256"])
+    info["info/paths.json"] = (member, json.dumps(paths, indent=2).encode())
+
+
+def _settle_time(info: "_Files") -> None:
+    member, data = info["info/index.json"]
+    record = json.loads(data) | {"timestamp": int(EPOCH.timestamp() * 1000)}
+    info["info/index.json"] = (member, json.dumps(record, indent=2, sort_keys=True).encode())
+
+
+_Files = dict[str, tuple[tarfile.TarInfo, bytes]]
+"""What a tar archive holds, by name; only regular files have content."""
+
+
+def _read_tar(data: bytes) -> _Files:
+    files: _Files = {}
+    with tarfile.open(fileobj=io.BytesIO(zstandard.ZstdDecompressor().stream_reader(data).read())) as archive:
+        for member in archive:
+            content = archive.extractfile(member) if member.isreg() else None
+            files[member.name] = (member, b"" if content is None else content.read())
+    return files
+
+
+def _write_tar(files: _Files) -> bytes:
+    """Return the archive in an order and with owners and times that depend on nothing but the files."""
     out = io.BytesIO()
-    with tarfile.open(fileobj=io.BytesIO(plain)) as before, tarfile.open(fileobj=out, mode="w") as after:
-        for member in sorted(before, key=lambda one: one.name):
-            content = before.extractfile(member) if member.isreg() else None
-            payload = None if content is None else content.read()
-            if member.name == "info/index.json" and payload is not None:
-                payload = _settle_index(payload)
-                member.size = len(payload)
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for _, (member, content) in sorted(files.items()):
+            member.size = len(content)
             member.mtime = int(EPOCH.timestamp())
             member.uid = member.gid = 0
             member.uname = member.gname = ""
             member.pax_headers = {}
-            after.addfile(member, None if payload is None else io.BytesIO(payload))
+            archive.addfile(member, io.BytesIO(content))
     return zstandard.ZstdCompressor(level=ZSTD_LEVEL).compress(out.getvalue())
-
-
-def _settle_index(payload: bytes) -> bytes:
-    record = json.loads(payload)
-    record["timestamp"] = int(EPOCH.timestamp() * 1000)
-    return json.dumps(record, indent=2, sort_keys=True).encode()
 
 
 def index(channel_dir: Path) -> None:

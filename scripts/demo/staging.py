@@ -155,22 +155,29 @@ def _compile(executable: Path, stdlib: Path, short_version: str, carriers: Itera
             compiled.unlink()
 
 
-class _NoarchDestination(SchemeDictionaryDestination):
-    """A destination without generated scripts: for ``noarch: python`` the installing side makes them."""
-
-    def write_script(self, name: str, module: str, attr: str, section: str) -> RecordEntry:  # noqa: ARG002
-        return RecordEntry(path="", hash_=None, size=None)
+class _Destination(SchemeDictionaryDestination):
+    """A prefix whose scripts are rewritten when they are installed, so RECORD lists them without hash and size."""
 
     def finalize_installation(
         self, scheme: Scheme, record_file_path: str, records: Iterable[tuple[Scheme, RecordEntry]]
     ) -> None:
-        super().finalize_installation(scheme, record_file_path, [entry for entry in records if entry[1].path])
+        settled = (
+            (kind, RecordEntry(entry.path, None, None) if kind == "scripts" else entry) for kind, entry in records
+        )
+        super().finalize_installation(scheme, record_file_path, [one for one in settled if one[1].path])
+
+
+class _NoarchDestination(_Destination):
+    """A prefix without generated scripts: for ``noarch: python`` the installing side makes them."""
+
+    def write_script(self, name: str, module: str, attr: str, section: str) -> RecordEntry:  # noqa: ARG002
+        return RecordEntry(path="", hash_=None, size=None)
 
 
 def stage_wheel(wheel: Path, short_version: str, prefix: Path, *, is_noarch: bool) -> None:
     """Unpack ``wheel`` into ``prefix`` as its own installer would, signed as installed by conda."""
     site_packages = prefix / "lib" / f"python{short_version}" / "site-packages"
-    destination = (_NoarchDestination if is_noarch else SchemeDictionaryDestination)(
+    destination = (_NoarchDestination if is_noarch else _Destination)(
         {
             "purelib": str(site_packages),
             "platlib": str(site_packages),

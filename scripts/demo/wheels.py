@@ -5,8 +5,8 @@ it evaluates environment markers for the interpreter that runs it. `fetch` corre
 wheels what the wanted version needs, and asks again with what is missing.
 
 One wheel may need different things on different versions of python (``dataclasses; python_version < '3.7'``), while a
-conda record has no conditions. `convert` therefore makes one package for each run of versions that need the same, and
-bounds its ``python`` to that run.
+conda record has no conditions. `convert` therefore bounds the package's ``python`` to the run of versions that need the
+same as the one it is made for; another run gets a package of its own, with another build string.
 """
 
 import configparser
@@ -223,19 +223,18 @@ def _errors_of(done: subprocess.CompletedProcess[str]) -> str:
     return "\n".join(lines or done.stderr.splitlines()[-5:])
 
 
-def convert(wheel: Wheel, interpreters: Sequence[Interpreter]) -> list[tuple[Package, Interpreter]]:
-    """Return the packages that ``wheel`` becomes, each with the interpreter whose layout it is unpacked in.
+def convert(wheel: Wheel, interpreter: Interpreter) -> Package:
+    """Return the package that ``wheel`` becomes for ``interpreter``.
 
-    A pure wheel serves all ``interpreters`` that it admits; a compiled one serves the first.
+    A pure wheel's package serves every version of python that the wheel admits, if its needs are the same on all.
     """
     if not wheel.is_pure:
-        return [(_compiled_package(wheel, interpreters[0]), interpreters[0])]
-    packages = []
-    for minors in _runs_of_equal_needs(wheel):
-        served = [one for one in interpreters if one.major_minor in minors]
-        if served:
-            packages.append((_noarch_package(wheel, minors), served[0]))
-    return packages
+        return _compiled_package(wheel, interpreter)
+    runs = _runs_of_equal_needs(wheel)
+    own = next((run for run in runs if interpreter.major_minor in run), None)
+    if own is None:
+        raise DemoError(f"{wheel.path.name} does not admit python {interpreter.version}")
+    return _noarch_package(wheel, own)
 
 
 def _runs_of_equal_needs(wheel: Wheel) -> list[list[tuple[int, int]]]:
