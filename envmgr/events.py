@@ -32,6 +32,10 @@ class Event:
     total: int = 0
     unit: Literal["bytes", "packages", "files", ""] = ""
 
+    def __str__(self) -> str:
+        amount = f" {self.done}/{self.total} {self.unit}" if self.kind == "progress" else ""
+        return f"{self.phase}: {self.message or self.kind}{amount}"
+
     def to_json(self) -> dict[str, object]:
         return {
             "kind": self.kind,

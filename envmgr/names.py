@@ -17,6 +17,8 @@ _PREFIX = "env-"
 _NAME_DIGITS = 16
 _BUILD_DIGITS = 12
 ALIAS_MAX_CHARS = 128
+CANONICAL_VERSION = 1
+"""Which canonical text names are made from (`envmgr.spec`); part of the key under which a seen document is kept."""
 
 
 class EnvName(str):

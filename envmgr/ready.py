@@ -20,7 +20,7 @@ import os
 import time
 
 from envmgr.errors import Corrupt, EnvironmentInUse
-from envmgr.names import BuildId, EnvName, environment_name, is_alias, is_build_id, is_name
+from envmgr.names import CANONICAL_VERSION, BuildId, EnvName, environment_name, is_alias, is_build_id, is_name
 
 SERVICE_ROOT = "/var/lib/envmgr"
 SERVICE_SOCKET_DIR = "/run/envmgr"
@@ -143,6 +143,22 @@ def acquire(root: str, word: str, patience_s: float = PATIENCE_S) -> "Lease | No
                 hint="it is being removed, or a process locked it by mistake: envmgr doctor names who",
             )
         time.sleep(_PAUSE_S)
+
+
+def text_key(text: bytes) -> str:
+    """Return the key under which the name of a document is remembered; it covers the canonical text's version."""
+    import hashlib  # noqa: PLC0415 - only callers that bring a document pay for it
+
+    return hashlib.sha256(b"envmgr-spec-%d\0" % CANONICAL_VERSION + text).hexdigest()
+
+
+def seen_name(root: str, key: str) -> "EnvName | None":
+    """Return the name of a document that was seen before, or ``None``."""
+    try:
+        target = os.readlink(f"{root}/by-text/{key}")
+    except OSError:
+        return None
+    return EnvName(target) if is_name(target) else None
 
 
 def _lock_shared(path: str) -> int:

@@ -54,10 +54,18 @@ def unpublish(layout: Layout, name: EnvName, build_id: BuildId) -> bool:
     return True
 
 
+def _entries(layout: Layout) -> list[str]:
+    """Return what stands in ``envs/``, sorted; nothing where there is no store."""
+    try:
+        return sorted(os.listdir(layout.envs))
+    except FileNotFoundError:
+        return []
+
+
 def published(layout: Layout) -> dict[EnvName, BuildId]:
     """Return all published names with their builds, sorted by name; what is not ours is left out (see `foreign`)."""
     found = {}
-    for entry in sorted(os.listdir(layout.envs)):
+    for entry in _entries(layout):
         if is_name(entry):
             build_id = _build_of(layout, EnvName(entry))
             if build_id is not None:
@@ -82,7 +90,7 @@ def foreign(layout: Layout) -> tuple[str, ...]:
     names = published(layout)
     return tuple(
         entry
-        for entry in sorted(os.listdir(layout.envs))
+        for entry in _entries(layout)
         if entry not in names and entry not in aliases and not entry.startswith(fsio.TEMPORARY)
     )
 
@@ -93,7 +101,7 @@ def foreign(layout: Layout) -> tuple[str, ...]:
 def all_aliases(layout: Layout) -> dict[Alias, EnvName]:
     """Return every alias with the name that it stands for, sorted."""
     found = {}
-    for entry in sorted(os.listdir(layout.envs)):
+    for entry in _entries(layout):
         if is_alias(entry):
             try:
                 target = os.readlink(layout.envs / entry)

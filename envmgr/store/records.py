@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -163,7 +162,10 @@ def forget(layout: Layout, name: EnvName) -> None:
 
 def known_names(layout: Layout) -> tuple[EnvName, ...]:
     """Return every name of which something is known, published or not, sorted."""
-    return tuple(EnvName(entry) for entry in sorted(os.listdir(layout.names)) if is_name(entry))
+    try:
+        return tuple(EnvName(entry) for entry in sorted(os.listdir(layout.names)) if is_name(entry))
+    except FileNotFoundError:
+        return ()
 
 
 def _read_text(path: Path) -> str | None:
@@ -176,20 +178,6 @@ def _read_text(path: Path) -> str | None:
 
 
 # -------------------------------------------------------------------------------------------------------- by text
-
-
-def text_key(version: int, text: bytes) -> str:
-    """Return the key of a document under one version of the canonical text."""
-    return hashlib.sha256(b"envmgr-spec-%d\0" % version + text).hexdigest()
-
-
-def seen_name(root: str, key: str) -> EnvName | None:
-    """Return the name of a document that was seen before, or ``None``."""
-    try:
-        target = os.readlink(f"{root}/by-text/{key}")
-    except OSError:
-        return None
-    return EnvName(target) if is_name(target) else None
 
 
 def remember_text(layout: Layout, key: str, name: EnvName) -> None:
