@@ -1,0 +1,226 @@
+"""The table of every setting: its key, kind, default and what it means.
+
+`Values` *is* the table. A setting is one annotated line in it, and `setting` cannot be called without a sentence of
+documentation; files, environment variables, ``envmgr settings`` and the README's table are all made from `ENTRIES`.
+
+*Cluster-wide* settings decide which packages a spec gets. They are no part of a name, so hosts that are to install the
+same must agree on them; the others are each host's own affair.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Final, Literal, TypeVar, cast
+
+from envmgr.settings import kinds
+from envmgr.settings.kinds import Kind
+
+T = TypeVar("T")
+
+Mode = Literal["personal", "service"]
+"""Whose store it is: one user's, or the service's on a host of many users."""
+
+ChannelPriority = Literal["strict", "flexible", "disabled"]
+
+
+class _Unset:
+    """The type of "no other default for service stores"; ``None`` is a value."""
+
+
+_UNSET: Final = _Unset()
+
+
+def _channel_priority(value: object) -> ChannelPriority:
+    if value == "strict":
+        return "strict"
+    if value == "flexible":
+        return "flexible"
+    if value == "disabled":
+        return "disabled"
+    raise ValueError("")
+
+
+CHANNEL_PRIORITY: Kind[ChannelPriority] = Kind("strict, flexible or disabled", _channel_priority, _channel_priority)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One row of the table: what is known of a setting before any source was read."""
+
+    key: str
+    kind: Kind[Any]
+    doc: str
+    personal: object
+    service: object
+    is_cluster_wide: bool
+
+    @property
+    def variable(self) -> str:
+        """The environment variable that sets it."""
+        return f"ENVMGR_{self.key.upper()}"
+
+    def default(self, mode: Mode) -> object:
+        return self.service if mode == "service" else self.personal
+
+
+def setting(default: T, kind: Kind[T], doc: str, *, service: T | _Unset = _UNSET, is_cluster_wide: bool = False) -> T:
+    """Declare a setting inside `Values`; `service` is the default of service stores where it differs."""
+    facts = {
+        "kind": kind,
+        "doc": doc,
+        "personal": default,
+        "service": default if isinstance(service, _Unset) else service,
+        "is_cluster_wide": is_cluster_wide,
+    }
+    if isinstance(default, dict):
+        made: object = field(default_factory=lambda: dict(default), metadata=facts)
+    else:
+        made = field(default=default, metadata=facts)
+    return cast("T", made)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Values:
+    """The value of every setting; the defaults below are those of a personal store."""
+
+    # ------------------------------------------------------------------------------------------------- conda channels
+    default_channels: tuple[str, ...] = setting(
+        ("conda-forge",), kinds.STRINGS, "Channels searched after a spec's own, unless it says `nodefaults`.",
+        is_cluster_wide=True,
+    )  # fmt: skip
+    expand_defaults: tuple[str, ...] = setting(
+        ("main", "r"), kinds.STRINGS, "What the channel word `defaults` stands for: channels searched as one.",
+        is_cluster_wide=True,
+    )  # fmt: skip
+    channel_alias: str = setting(
+        "https://conda.anaconda.org", kinds.URL_VALUE, "The URL that a bare channel word is appended to.",
+        is_cluster_wide=True,
+    )  # fmt: skip
+    custom_channels: Mapping[str, str] = setting(
+        {}, kinds.TABLE, "Channel word → URL of the directory that holds it, instead of `channel_alias`.",
+        is_cluster_wide=True,
+    )  # fmt: skip
+    custom_multichannels: Mapping[str, tuple[str, ...]] = setting(
+        {}, kinds.TABLE_OF_LISTS, "Channel word → channels that it stands for, searched as one.", is_cluster_wide=True
+    )
+    channel_priority: ChannelPriority = setting(  # noqa: RUF009 - `setting` makes a field, as all lines here
+        "strict", CHANNEL_PRIORITY,
+        "`strict`: a package comes from the first channel that has it; `flexible`; `disabled`.", is_cluster_wide=True,
+    )  # fmt: skip
+    channel_variables: tuple[str, ...] | None = setting(
+        None, kinds.STRINGS_OR_ALL,
+        "Environment variables that `${NAME}` in a spec's channels may stand for, or `all`.", service=(),
+    )  # fmt: skip
+    exclude_newer: str | None = setting(
+        None, kinds.OPTIONAL_TIME, "Packages published after this date or time do not exist for a new solve.",
+        is_cluster_wide=True,
+    )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------ the machine
+    machine_class: str = setting(
+        "", kinds.MACHINE_CLASS,
+        "Hosts of one class share lockfiles: the subdir, then what else sets them apart; default: the subdir.",
+    )  # fmt: skip
+    virtual_packages: Mapping[str, str] = setting(
+        {}, kinds.VIRTUAL_PACKAGES,
+        "Virtual package → version, instead of what is detected; an empty version: the host has none.",
+    )  # fmt: skip
+
+    # ------------------------------------------------------------------------------------------------------ pip section
+    index_url: str | None = setting(
+        None, kinds.OPTIONAL_URL, "The package index of pip sections; default: the public one.", is_cluster_wide=True
+    )
+    extra_index_urls: tuple[str, ...] = setting(
+        (), kinds.URLS, "More package indexes for pip sections.", is_cluster_wide=True
+    )
+    find_links: tuple[str, ...] = setting(
+        (), kinds.PLACES, "Directories and pages where pip sections find more archives.", is_cluster_wide=True
+    )
+    no_index: bool = setting(
+        False, kinds.BOOL, "Use no package index for pip sections, only `find_links`.", is_cluster_wide=True
+    )
+    allow_replacing_conda: bool = setting(
+        False, kinds.BOOL, "Whether a pip section may replace a package that conda installed.", is_cluster_wide=True
+    )
+
+    # ----------------------------------------------------------------------------------------------------------- policy
+    allowed_channels: tuple[str, ...] = setting(
+        (), kinds.STRINGS, "The only channels that specs may use besides the default ones; empty: any."
+    )
+    allowed_indexes: tuple[str, ...] = setting(
+        (), kinds.STRINGS,
+        "URL prefixes of the only indexes, pages and archives that pip sections may name; empty: any.",
+    )  # fmt: skip
+    allow_git_urls: bool = setting(
+        True, kinds.BOOL, "Whether pip sections may install from version control (`git+https://…`).", service=False
+    )
+    allow_sdists: tuple[str, ...] | None = setting(
+        None, kinds.DISTRIBUTIONS_OR_ALL,
+        "pip packages that may be built from source (which runs their code), or `all`.",
+        service=(), is_cluster_wide=True,
+    )  # fmt: skip
+    allow_link_scripts: tuple[str, ...] | None = setting(
+        (), kinds.STRINGS_OR_ALL, "conda packages whose link scripts may run, or `all`."
+    )
+    allow_md5: bool = setting(
+        False, kinds.BOOL, "Whether a conda package without SHA-256 may be believed by its MD5.", is_cluster_wide=True
+    )
+
+    # ---------------------------------------------------------------------------------------------------------- network
+    offline: bool = setting(False, kinds.BOOL, "Never touch the network: only `file://` and what is already cached.")
+    verify_tls: bool = setting(True, kinds.BOOL, "Whether certificates of channels and indexes are verified.")
+    ca_file: str | None = setting(
+        None, kinds.OPTIONAL_PATH, "PEM file of certificate authorities, instead of the system's."
+    )
+    proxies: Mapping[str, str] = setting(
+        {}, kinds.PROXIES, "Proxy URLs by scheme (`http`, `https`); `no`: hosts reached without, comma-separated."
+    )
+    mirrors: Mapping[str, tuple[str, ...]] = setting(
+        {}, kinds.TABLE_OF_LISTS, "URL prefix → URL prefixes tried instead, in order; lockfiles keep the original."
+    )
+    netrc_file: str | None = setting(None, kinds.OPTIONAL_PATH, "File with logins by host, in netrc's format.")
+    auth_file: str | None = setting(None, kinds.OPTIONAL_PATH, "File with logins by host, in rattler's JSON format.")
+    timeout_s: float = setting(60.0, kinds.DURATION, "How long a connection may stay silent.")
+    max_retries: int = setting(3, kinds.integer(0, 100), "How often a failed download is tried again.")
+    parallel_downloads: int = setting(8, kinds.integer(1, 64), "Downloads of one build at the same time.")
+
+    # ----------------------------------------------------------------------------------------------------------- builds
+    min_free_bytes: int = setting(
+        1 << 30, kinds.SIZE, "A build does not begin with less than this free in the store's file system."
+    )
+    min_free_inodes: int = setting(
+        20_000, kinds.integer(0, 10**12), "A build does not begin with fewer free inodes than this."
+    )
+    build_nice: int = setting(0, kinds.integer(0, 19), "By how much builds yield to other processes.", service=5)
+    wait_report_s: float = setting(
+        60.0, kinds.DURATION, "How often a wait for another process's build is reported again."
+    )
+
+    # ------------------------------------------------------------------------------------------------------- collection
+    collect_min_age_s: float = setting(
+        3600.0, kinds.DURATION, "What was built or used within this time is never collected."
+    )
+    collect_max_age_s: float | None = setting(
+        30 * 86400.0, kinds.AGE, "Environments unused for this long are collected by `envmgr gc`."
+    )
+    cache_max_age_s: float | None = setting(
+        30 * 86400.0, kinds.AGE, "Cached packages in no environment and unused for this long are collected."
+    )
+    trash_max_age_s: float | None = setting(
+        7 * 86400.0, kinds.AGE, "What was quarantined (foreign files in `envs/`) is deleted after this time."
+    )
+
+    # ------------------------------------------------------------------------------------------- other programs' files
+    use_condarc: bool = setting(
+        True, kinds.BOOL, "Whether conda's own files (`.condarc`) and `CONDA_*` variables count.", service=False
+    )
+    use_pip_conf: bool = setting(
+        True, kinds.BOOL, "Whether pip's own files (`pip.conf`) and the variables of pip and uv count.", service=False
+    )
+
+
+ENTRIES: tuple[Entry, ...] = tuple(Entry(item.name, **item.metadata) for item in fields(Values))
+"""Every setting, in the order in which it is shown."""
+
+BY_KEY: Mapping[str, Entry] = {entry.key: entry for entry in ENTRIES}
