@@ -1,8 +1,8 @@
 """ensure: from a spec to a leased, whole environment, built once however many ask.
 
 The look comes before the lock, so that a ready environment costs no lock; the look after the lock is the one that
-decides. Between two tries to get the lock, a waiter looks at the name itself: of many waiters, most never take the lock.
-A failure that happened while a caller waited is that caller's result, too; otherwise every waiter would repeat it, one
+decides. Between two tries to get the lock, a waiter looks at the name itself, so most waiters never take the lock. A
+failure that happened while a caller waited is that caller's result, too; otherwise every waiter would repeat it, one
 after the other.
 
 Order of durable writes of a build: directory, lease, spec, (the builder's files, the lockfile in force), everything
@@ -167,7 +167,10 @@ def lockfile_in_force(context: Context, spec: Spec) -> str | None:
 
 
 def check_given(context: Context, spec: Spec, lock_text: str, in_force: str | None) -> None:
-    """Raise `LockfileMismatch` unless a lockfile that a caller brings equals the one in force and fits the spec."""
+    """Raise `LockfileMismatch` unless a lockfile that a caller brings equals the one in force and fits the spec.
+
+    Whether versions and builds meet the spec's MatchSpecs is checked in the builder, where the solver's parser lives.
+    """
     given = lockfile.parse(lock_text, context.settings.subdir)
     if in_force is not None:
         digest = lockfile.parse(in_force, context.settings.subdir).digest
@@ -176,10 +179,12 @@ def check_given(context: Context, spec: Spec, lock_text: str, in_force: str | No
                 f"the given lockfile ({given.digest[:16]}) is not the one in force for {spec.name} ({digest[:16]})",
                 hint="envmgr lock prints the one in force; envmgr relock replaces it; remove --forget drops it",
             )
-    missing = lockfile.missing(spec, given, context.settings.subdir)
-    if missing:
+    policy.check_packages(given.packages, context.settings)
+    unmet = lockfile.compare(context.settings.conda(spec), context.settings.pip(spec), given).unmet
+    if unmet:
         raise LockfileMismatch(
-            f"the given lockfile has nothing for {', '.join(missing)}", hint="make it anew: envmgr lock FILE -o OUT"
+            f"the given lockfile does not satisfy the spec: {'; '.join(unmet)}",
+            hint="make it anew: envmgr lock FILE -o OUT",
         )
 
 
