@@ -239,7 +239,10 @@ def test_killed_run_is_completed(channel_dir: Path, own_interpreter: Interpreter
     """After a kill between two packages the next run completes the channel; its packages have the same bytes."""
     directory = tmp_path / "channel"
     command = [sys.executable, str(SCRIPT), str(directory), "--python", str(own_interpreter.executable)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as killed:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # for what a killed process leaves behind
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as killed:
         assert killed.stderr is not None
         assert "python-" in killed.stderr.readline()
         os.killpg(killed.pid, signal.SIGKILL)
@@ -251,14 +254,20 @@ def test_killed_run_is_completed(channel_dir: Path, own_interpreter: Interpreter
 
 @pytest.mark.slow
 def test_two_runs_at_once_make_one_channel(channel_dir: Path, own_interpreter: Interpreter, tmp_path: Path) -> None:
-    """Of two runs started on one directory one builds and the other waits; both say the same URL."""
-    directory = tmp_path / "channel"
+    """Of two runs started on one directory one builds, the other waits; both say the same URL and clean up."""
+    directory, scratch = tmp_path / "channel", tmp_path / "scratch"
+    scratch.mkdir()
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     command = [sys.executable, str(SCRIPT), str(directory), "--python", str(own_interpreter.executable)]
-    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     outputs = [run.communicate(timeout=300) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     assert {out for out, _ in outputs} == {f"{directory.as_uri()}\n"}
     assert sum("is complete already" in err for _, err in outputs) == 1
+    assert not list(scratch.iterdir())
     assert hashes_of(directory) == hashes_of(channel_dir)
 
 
@@ -345,6 +354,15 @@ def test_neutral_path_keeps_length_and_last_part() -> None:
 
 
 # The parts that other tests use
+
+
+def test_failed_build_says_why(tmp_path: Path) -> None:
+    """When a package cannot be staged, the error has the reason that the staging process gave; nothing is left."""
+    (tmp_path / "broken-1.0-py3-none-any.whl").write_bytes(b"no zip")
+    package = packages.Package("broken", "1.0", "0", noarch="python")
+    with pytest.raises(DemoError, match="BadZipFile"):
+        packages.build(package, tmp_path, ["wheel", str(tmp_path / "broken-1.0-py3-none-any.whl"), "3.11", "noarch"])
+    assert not list(tmp_path.rglob("*.conda"))
 
 
 def test_fabricated_package_is_installed(tmp_path: Path) -> None:

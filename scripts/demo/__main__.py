@@ -56,6 +56,9 @@ if __name__ == "__main__":
         exit_code = main(sys.argv[1:])
     except SystemExit as leaving:
         exit_code = leaving.code if isinstance(leaving.code, int) else 2
+    except KeyboardInterrupt:
+        print("demo_channel: interrupted; the next run on the directory goes on from here", file=sys.stderr)
+        exit_code = 130
     except BaseException:  # noqa: BLE001 - nothing may pass by the os._exit below
         traceback.print_exc()
         exit_code = 1

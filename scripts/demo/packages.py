@@ -158,7 +158,8 @@ def build(package: Package, channel_dir: Path, staging: Sequence[str]) -> Path:
             raise DemoError(
                 f"the temporary directory {scratch} has too long a path", hint="set TMPDIR to a shorter one"
             )
-        built = _run_recipe(_recipe_of(package, staging), Path(scratch))
+        log = Path(scratch, "staging.log")
+        built = _run_recipe(_recipe_of(package, staging, log), Path(scratch), log)
         with _landing_in(channel_dir) as landing:
             _settle(built, landing / package.file_name)
             (landing / package.file_name).replace(target)
@@ -178,12 +179,12 @@ def clear_landings(channel_dir: Path) -> None:
         shutil.rmtree(landing, ignore_errors=True)
 
 
-def _recipe_of(package: Package, staging: Sequence[str]) -> dict[str, object]:
+def _recipe_of(package: Package, staging: Sequence[str], log: Path) -> dict[str, object]:
     command = shlex.join(["env", f"PYTHONPATH={SCRIPTS_DIR}", sys.executable, "-B", "-m", "demo.staging", *staging])
     build_section: dict[str, object] = {
         "number": package.number,
         "string": package.build,
-        "script": [command],
+        "script": [f"{command} > {shlex.quote(str(log))} 2>&1"],
         "dynamic_linking": {"binary_relocation": package.name == "python"},
     }
     if package.noarch is None:
@@ -206,18 +207,23 @@ def _recipe_of(package: Package, staging: Sequence[str]) -> dict[str, object]:
     }
 
 
-def _run_recipe(recipe: dict[str, object], output_dir: Path) -> Path:
+def _run_recipe(recipe: dict[str, object], scratch: Path, log: Path) -> Path:
     try:
-        (result,) = rattler_build.Stage0Recipe.from_dict(recipe).run_build(
+        # Without a directory of our own for the recipe, rattler-build makes one for each and leaves it behind.
+        (scratch / "recipe").mkdir()
+        stage0 = rattler_build.Stage0Recipe.from_dict(recipe, recipe_dir=scratch / "recipe")
+        (result,) = stage0.run_build(
             tool_config=rattler_build.ToolConfiguration(),
-            output_dir=output_dir,
+            output_dir=scratch / "out",
             channels=[],
             # The lowest level: the archive is compressed once more when its times are settled.
             package_format="conda:1",
             no_include_recipe=True,
         )
     except rattler_build.RattlerBuildError as error:
-        raise DemoError(f"cannot build {recipe['package']}: {error}") from error
+        # rattler-build's error says only that the script failed.
+        said = log.read_text(errors="replace") if log.exists() else ""
+        raise DemoError(f"cannot build {recipe['package']}: {error}\n{said}".rstrip()) from error
     return Path(result.packages[0])
 
 
