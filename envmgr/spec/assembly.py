@@ -1,0 +1,109 @@
+"""From normal forms to a `Spec`: the canonical text, the name, and the text that may be stored."""
+
+from __future__ import annotations
+
+from envmgr.model import Spec
+from envmgr.names import name_of_digest
+from envmgr.spec.canonical import canonical_text, digest_of, lockfile_text
+from envmgr.spec.document import Document, Mapping, Node, Scalar, decode, read_document
+from envmgr.spec.lock_document import artifacts, is_lock_document
+from envmgr.spec.pip_section import ReadInclude
+from envmgr.spec.problems import Findings
+from envmgr.spec.reader import Reader
+from envmgr.spec.urls import redact
+
+
+def from_text(text: bytes | str, source: str, read_include: ReadInclude | None) -> Spec:
+    """Read a document's text; raise `InvalidSpec`."""
+    findings = Findings(source)
+    decoded = decode(text, findings)
+    return _assemble(read_document(decoded, findings), decoded, findings, read_include)
+
+
+def from_root(root: Node, text: str, source: str, read_include: ReadInclude | None) -> Spec:
+    """Read nodes that have no text of their own; `text` is YAML that says the same."""
+    findings = Findings(source)
+    return _assemble(Document("", root), decode(text, findings), findings, read_include)
+
+
+def _assemble(document: Document, text: str, findings: Findings, read_include: ReadInclude | None) -> Spec:
+    root = _mapping(document.root, findings)
+    if is_lock_document(root):
+        canonical, reader = lockfile_text(artifacts(root, findings)), None
+    else:
+        reader = Reader(document, findings, read_include)
+        reader.read(root)
+        canonical = _canonical(reader)
+    findings.raise_if_any()
+    digest = digest_of(canonical)
+    if findings.has_credentials:
+        text = _without_credentials(text, digest, findings, read_include)
+    return Spec(
+        channels=tuple(reader.channels) if reader else (),
+        has_nodefaults=bool(reader and reader.has_nodefaults),
+        conda=tuple(sorted(reader.conda, key=lambda it: (it.match_spec, it.platforms))) if reader else (),
+        pip=reader.pip.requirements() if reader else (),
+        pip_constraints=reader.pip.constraints() if reader else (),
+        pip_options=reader.pip.options() if reader else (),
+        variables=tuple(sorted(reader.variables.items())) if reader else (),
+        platforms=tuple(sorted(reader.platforms)) if reader else (),
+        is_lockfile=reader is None,
+        canonical_text=canonical,
+        digest=digest,
+        name=name_of_digest(digest),
+        label=reader.label if reader else None,
+        warnings=findings.warnings(),
+        source_text=text,
+        has_includes=bool(reader and reader.pip.has_includes),
+    )
+
+
+def _canonical(reader: Reader) -> str:
+    return canonical_text(
+        channels=reader.channels,
+        has_nodefaults=reader.has_nodefaults,
+        conda=reader.conda,
+        pip=reader.pip.requirements(),
+        pip_constraints=reader.pip.constraints(),
+        pip_options=reader.pip.options(),
+        variables=reader.variables.items(),
+        platforms=reader.platforms,
+    )
+
+
+def _mapping(root: Node | None, findings: Findings) -> Mapping:
+    if isinstance(root, Mapping):
+        findings.raise_if_any()
+        return root
+    if root is None or (isinstance(root, Scalar) and root.is_null):
+        findings.problem(1, 1, "the document is empty", "for example 'dependencies: [python=3.11]'")
+    else:
+        message = "this is not an environment file: it is not a mapping of keys such as 'dependencies'"
+        findings.problem(root.line, root.column, message)
+    findings.raise_if_any()
+    return Mapping((), 0, 0, 0, 0)
+
+
+def _without_credentials(text: str, digest: str, findings: Findings, read_include: ReadInclude | None) -> str:
+    """Remove credentials from the document's text, and make sure that none is left and that it keeps its name."""
+    quiet = Findings(findings.source)
+    document = read_document(text, quiet)
+    reader = Reader(document, quiet, read_include)
+    root = _mapping(document.root, quiet)
+    if not is_lock_document(root):
+        reader.read(root)
+    clean = redact(text, reader.variable_spans)
+    again = Findings(findings.source)
+    document = read_document(clean, again)
+    root = _mapping(document.root, again)
+    if is_lock_document(root):
+        found = digest_of(lockfile_text(artifacts(root, again)))
+    else:
+        reader = Reader(document, again, read_include)
+        reader.read(root)
+        found = digest_of(_canonical(reader))
+    if again.has_credentials or found != digest:
+        hint = "write the URL without them, and put them into netrc or rattler's auth file"
+        findings.problem(0, 0, "a URL's credentials cannot be removed from the text of the document", hint)
+        findings.raise_if_any()
+    return clean
