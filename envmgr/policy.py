@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _INDEX_FLAGS = frozenset({"--index-url", "-i", "--extra-index-url", "--find-links", "-f"})
 _ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
-_REQUIREMENT_URL = re.compile(r"(?:^|@\s*)((?:[A-Za-z][A-Za-z0-9+.-]*)://[^\s;]+)")
-_REQUIREMENT_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?(?=\s*(?:\[|@))")
+_NAMED_URL = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*@\s*([^\s;]+)")
+_BARE_URL = re.compile(r"\s*()([A-Za-z][A-Za-z0-9+.-]*:[^\s;]*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
 
 
@@ -39,11 +39,11 @@ def check(spec: Spec, settings: Settings) -> None:
     for option in spec.pip_options:
         _check_option(option, settings)
     for item in (*spec.pip, *spec.pip_constraints):
-        found = _REQUIREMENT_URL.search(item.requirement)
+        found = _NAMED_URL.match(item.requirement) or _BARE_URL.match(item.requirement)
         if found:
-            named = _REQUIREMENT_NAME.match(item.requirement) or _EGG.search(item.requirement)
-            name = named[named.lastindex or 0] if named else ""
-            _check_archive(found[1], name, f"pip requirement {redact(item.requirement)!r}", settings)
+            egg = _EGG.search(found[2])
+            name = found[1] or (egg[1] if egg else "")
+            _check_archive(found[2], name, f"pip requirement {redact(item.requirement)!r}", settings)
 
 
 def check_packages(packages: Iterable[LockedPackage], settings: Settings) -> None:
@@ -63,8 +63,6 @@ def _channel_urls(spec: Spec, settings: Settings) -> Iterator[str]:
         asked = channels.of_match_spec(item.match_spec)
         if asked is not None:
             yield from channels.of_spec(settings, asked)
-        elif "://" in item.match_spec.partition("[")[0]:
-            yield item.match_spec.partition("[")[0].strip()
 
 
 def _check_channel(url: str, settings: Settings) -> None:
@@ -99,7 +97,7 @@ def _check_option(option: PipOption, settings: Settings) -> None:
 
 def _check_archive(url: str, name: str, what: str, settings: Settings) -> None:
     """Check a URL that pip installs from directly: a repository, an archive of sources, or a wheel."""
-    scheme = url.partition("://")[0].lower()
+    scheme = url.partition(":")[0].lower()
     if "+" in scheme or scheme in ("git", "ssh"):
         if not settings.allow_git_urls:
             raise PolicyRefused(
@@ -144,7 +142,7 @@ def _check_place(url: str, what: str, settings: Settings) -> None:
 
 def _is_below(url: str, places: Iterable[str]) -> bool:
     wanted = _normal(url)
-    if ".." in urllib.parse.unquote(wanted).replace("\\", "/").split("/"):
+    if "\\" in url or any(char <= " " for char in url) or ".." in urllib.parse.unquote(wanted).split("/"):
         return False
     return any(wanted == place or wanted.startswith(f"{place}/") for place in map(_normal, places))
 

@@ -1,9 +1,8 @@
 """From the words for channels to their URLs, as conda reads them.
 
-A word is, in this order: a key of ``custom_multichannels``; ``defaults``; a URL (``http``, ``https``, ``file``); an
-absolute path; a word with the longest leading part in ``custom_channels``; a word below ``channel_alias``. A subdir
-at the end is dropped, a label (``word/label/dev``) is part of the word. Relative paths are refused: what they mean
-depends on who asks.
+A word is, in this order: a key of ``custom_multichannels``; ``defaults``; a URL; an absolute path; a word whose longest
+leading part is in ``custom_channels``; a word below ``channel_alias``. A subdir at the end is dropped, a label
+(``word/label/dev``) is part of the word. Relative paths are refused: what they mean depends on who asks.
 
 Credentials come from the settings: standing in a URL there, they are also put into other URLs below the same place.
 Those that stand literally in a spec are dropped; ``${NAME}`` in a spec may stand for some, within
@@ -31,8 +30,9 @@ DEFAULTS = "defaults"
 NODEFAULTS = "nodefaults"
 
 _REFERENCE = re.compile(r"\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
-_CHANNEL_KEY = re.compile(r"\[[^\]]*\bchannel\s*=\s*(?:'([^']*)'|\"([^\"]*)\"|([^\s,'\"\]]+))")
-_WORD_CHARS = re.compile(r"[A-Za-z0-9._+/@~-]+")
+_URL_KEY = re.compile(r'[\[,]url="([^"]*)"')
+_SCHEMES = frozenset({"file", "ftp", "http", "https", "oci", "s3"})
+_WORD_CHARS = re.compile(r"[A-Za-z0-9._+/-]+")
 
 
 def of_spec(settings: Settings, word: str) -> tuple[str, ...]:
@@ -40,9 +40,9 @@ def of_spec(settings: Settings, word: str) -> tuple[str, ...]:
 
     Raises `InvalidSpec` for what is no channel, `PolicyRefused` for a ``${NAME}`` that the settings do not allow.
     """
-    literal = word if "$" in word else "".join(split_credentials(word)[:1])
+    url, userinfo, token = split_credentials(word)
     try:
-        return tuple(_urls(settings, _expand(settings, literal), ()))
+        return tuple(_urls(settings, _expand(settings, word if "$" in userinfo + token else url), ()))
     except ValueError as error:
         message = f"channel {redact(word)!r}: {error}"
         raise InvalidSpec(message, [Problem(0, 0, message)]) from None
@@ -59,12 +59,12 @@ def of_setting(settings: Settings, word: str, key: str) -> tuple[str, ...]:
 
 
 def of_match_spec(match_spec: str) -> str | None:
-    """Return the channel that a MatchSpec asks for (``channel::package``, ``package[channel=…]``), if any."""
-    head, found, _ = match_spec.partition("[")[0].partition("::")
+    """Return the channel that a normalised MatchSpec asks for, by ``CHANNEL::`` or by its package's URL, if any."""
+    asked, found, _ = match_spec.partition("[")[0].rpartition("::")
     if found:
-        return _without_subdir(head.strip()) or None
-    keyed = _CHANNEL_KEY.search(match_spec)
-    return _without_subdir(next(group for group in keyed.groups() if group is not None)) if keyed else None
+        return asked
+    url = _URL_KEY.search(match_spec)
+    return url[1].rpartition("/")[0].rpartition("/")[0] if url else None
 
 
 def without_credentials(urls: Iterable[str]) -> tuple[str, ...]:
@@ -131,8 +131,9 @@ def _checked(url: str) -> str:
     if url.startswith("/"):
         return "file://" + urllib.parse.quote(url)
     scheme, found, rest = url.partition("://")
-    if not found or scheme not in ("http", "https", "file") or not rest or any(char <= " " for char in url):
-        raise ValueError("expected an http, https or file URL, or an absolute path")
+    is_clean = not any(char <= " " or char == "\\" for char in url)
+    if not found or scheme not in _SCHEMES or not rest or not is_clean:
+        raise ValueError("expected a URL of a kind that conda knows, or an absolute path")
     return url
 
 

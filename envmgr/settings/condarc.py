@@ -37,14 +37,16 @@ class Honoured:
     settings: tuple[str, ...]
     translate: Callable[[object], Mapping[str, object]]
     shape: type[list[object] | dict[object, object]] | None = None
+    from_text: Callable[[str], object] = str
+    """How the text of its environment variable is read."""
 
 
-def _same(setting: str) -> Honoured:
-    return Honoured((setting,), lambda value: {setting: value})
+def _same(setting: str, from_text: Callable[[str], object] = str) -> Honoured:
+    return Honoured((setting,), lambda value: {setting: value}, None, from_text)
 
 
 def _list(setting: str) -> Honoured:
-    return Honoured((setting,), lambda value: {setting: value}, list)
+    return Honoured((setting,), lambda value: {setting: value}, list, lambda text: list(kinds.split(text)))
 
 
 def _table(setting: str) -> Honoured:
@@ -72,22 +74,25 @@ def _proxy_servers(value: object) -> Mapping[str, object]:
     return {"proxies": {key: item for key, item in value.items() if key in ("http", "https") and item}}
 
 
-def _timeout(value: object) -> Mapping[str, object]:
-    return {"timeout_s": value}
+def _flag_or_text(text: str) -> object:
+    try:
+        return kinds.as_bool(text)
+    except ValueError:
+        return text
 
 
 HONOURED: Mapping[str, Honoured] = {
     "channels": _list("default_channels"),
     "default_channels": _list("expand_defaults"),
     "channel_alias": _same("channel_alias"),
-    "channel_priority": Honoured(("channel_priority",), _channel_priority),
+    "channel_priority": Honoured(("channel_priority",), _channel_priority, None, _flag_or_text),
     "custom_channels": _table("custom_channels"),
     "custom_multichannels": _table("custom_multichannels"),
-    "offline": _same("offline"),
+    "offline": _same("offline", _flag_or_text),
     "proxy_servers": Honoured(("proxies",), _proxy_servers, dict),
-    "remote_max_retries": _same("max_retries"),
-    "remote_read_timeout_secs": Honoured(("timeout_s",), _timeout),
-    "ssl_verify": Honoured(("verify_tls", "ca_file"), _ssl_verify),
+    "remote_max_retries": _same("max_retries", int),
+    "remote_read_timeout_secs": _same("timeout_s", float),
+    "ssl_verify": Honoured(("verify_tls", "ca_file"), _ssl_verify, None, _flag_or_text),
 }
 """Key of conda's → settings. Note the two meanings of ``default_channels``: conda's is what ``defaults`` expands to."""
 
@@ -123,7 +128,10 @@ def read_variables(environ: Mapping[str, str], home: Path) -> list[Layer]:
         name = f"CONDA_{key.upper()}"
         text = environ.get(name, "").strip()
         if text and honoured.shape is not dict:
-            value = list(kinds.split(text)) if honoured.shape is list else _scalar(text)
+            try:
+                value = honoured.from_text(text)
+            except ValueError:
+                value = None  # fits nothing: the error is that of a value in a file
             layers.append(_layer(honoured, value, (Source(None, name),), home))
     return layers
 
@@ -195,15 +203,6 @@ def _parse(text: str, path: Path) -> Mapping[str, object]:
     if not isinstance(document, dict):
         raise UsageError(f"{path}: expected keys and values", hint=_OFF, file=str(path))
     return document
-
-
-def _scalar(text: str) -> object:
-    for read in (kinds.as_bool if not text.isdigit() else int, float):
-        try:
-            return read(text)
-        except ValueError:
-            continue
-    return text
 
 
 def _expand(value: object, environ: Mapping[str, str]) -> object:

@@ -114,7 +114,7 @@ def _read_table(owner: Owner, environ: Mapping[str, str], home: Path) -> list[La
 def _files_in_home(home: Path) -> list[Layer]:
     """Look for the two files with logins where other programs look for them."""
     found = (("netrc_file", home / ".netrc"), ("auth_file", home / ".rattler" / "credentials.json"))
-    return [{key: (str(path), (Source(str(path), ""),))} for key, path in found if path.is_file()]
+    return [{key: (str(path), (Source(str(path)),))} for key, path in found if path.is_file()]
 
 
 def _layer(setting: str, value: object, source: Source, home: Path) -> Layer:

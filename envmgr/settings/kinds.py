@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 Strings = tuple[str, ...]
 
+_LARGEST = 1e15
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 _DURATION_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -118,7 +119,7 @@ def _optional_time(value: object) -> str | None:
         return None
     try:
         return time_text(value)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise ValueError("") from error
 
 
@@ -136,7 +137,7 @@ OPTIONAL_TIME: Kind[str | None] = Kind("a date or an RFC 3339 time", _optional_t
 
 
 def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LARGEST:
         raise ValueError("")
     return float(value)
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 FILE_NAME = "settings.toml"
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Settings(Values):
     """The values in force for one store, each with its sources.
 

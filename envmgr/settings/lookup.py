@@ -27,7 +27,7 @@ def network(settings: Settings) -> Network:
         is_offline=settings.offline,
         verify_tls=settings.verify_tls,
         ca_file=_existing(settings, "ca_file", settings.ca_file),
-        proxies=tuple(sorted(settings.proxies.items())),
+        proxies=tuple((key, _proxy(key, value)) for key, value in sorted(settings.proxies.items())),
         mirrors=tuple((prefix, tuple(mirrors)) for prefix, mirrors in sorted(settings.mirrors.items())),
         netrc_file=_existing(settings, "netrc_file", settings.netrc_file),
         auth_file=_existing(settings, "auth_file", settings.auth_file),
@@ -99,6 +99,11 @@ def _all_channels(settings: Settings, spec: Spec, subdir: str) -> Iterator[Chann
         asked = words.of_match_spec(match_spec)
         if asked is not None:
             yield Channel(redact(asked), words.of_spec(settings, asked))
+
+
+def _proxy(key: str, value: str) -> str:
+    """Complete ``host:port``, which every program takes for an http proxy."""
+    return value if key == "no" or "://" in value else f"http://{value}"
 
 
 def _existing(settings: Settings, key: str, path: str | None) -> str | None:

@@ -32,12 +32,14 @@ def split_credentials(url: str) -> tuple[str, str, str]:
     scheme, found, rest = url.partition("://")
     if not found:
         return url, "", ""
-    authority, slash, path = rest.partition("/")
-    userinfo, _, host = authority.rpartition("@")
-    token = ""
-    if path.startswith("t/"):
-        token, slash, path = path[2:].partition("/")
-    return f"{scheme}://{host}{slash if path else ''}{path}", userinfo, token
+    # What ends the host must be what ends it for those who fetch: a backslash does, too (WHATWG's URL standard).
+    end = min((at for at in map(rest.find, "/?#\\") if at >= 0), default=len(rest))
+    userinfo, _, host = rest[:end].rpartition("@")
+    path, token = rest[end:], ""
+    if path.startswith("/t/"):
+        token, slash, path = path[3:].partition("/")
+        path = slash + path
+    return f"{scheme}://{host}{path}", userinfo, token
 
 
 def join_credentials(url: str, userinfo: str, token: str) -> str:

@@ -80,7 +80,7 @@ def setting(default: T, kind: Kind[T], doc: str, *, service: T | _Unset = _UNSET
     return cast("T", made)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Values:
     """The value of every setting; the defaults below are those of a personal store."""
 

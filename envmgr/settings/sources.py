@@ -29,18 +29,21 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a value stands: a file and a key in it, an environment variable (`file` is ``None``), or neither."""
+    """Where a value stands.
+
+    A file and a key in it; a file alone (``~/.netrc``); an environment variable, which is a key alone; or neither.
+    """
 
     file: str | None = None
     key: str | None = None
 
     def __str__(self) -> str:
-        if self.key is None:
-            return "default"
-        return f"${self.key}" if self.file is None else f"{self.file}: {self.key}"
+        if self.file is None:
+            return "default" if self.key is None else f"${self.key}"
+        return self.file if self.key is None else f"{self.file}: {self.key}"
 
     def to_json(self) -> Mapping[str, object]:
-        kind = "default" if self.key is None else "environment" if self.file is None else "file"
+        kind = "file" if self.file is not None else "default" if self.key is None else "environment"
         return {"kind": kind, "file": self.file, "key": self.key}
 
 
