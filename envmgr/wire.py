@@ -64,6 +64,8 @@ class PipSettings:
     allow_sdists: tuple[str, ...] | None = None
     """Names whose source distributions may be built; ``None`` allows all, ``()`` none."""
     allow_replacing_conda: bool = False
+    constraints: tuple[str, ...] = ()
+    """PEP 508 lines that bound what may be chosen without asking for anything."""
 
 
 @dataclass(frozen=True, slots=True)
