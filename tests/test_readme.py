@@ -1,0 +1,75 @@
+"""The README is true: its tables are those of the code, and its code runs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import CHECKOUT
+
+from envmgr import errors, spec
+from envmgr.settings import listing
+
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+
+
+def exit_code_table() -> str:
+    """Return the table of exit codes as the README has it."""
+    lines = ["| exit | code | meaning |", "|---|---|---|", "| 0 | | done, or it was there already |"]
+    for cls in sorted(errors.TABLE.values(), key=lambda cls: (cls.exit_code, cls.code)):
+        meaning = (cls.__doc__ or "").partition("\n")[0].rstrip(".")
+        again = " *Transient.*" if cls.is_transient else ""
+        lines.append(f"| {cls.exit_code} | `{cls.code}` | {meaning}.{again} |")
+    return "\n".join(lines) + "\n"
+
+
+def between(marker: str) -> str:
+    """Return what stands between a pair of marker comments."""
+    found = re.search(rf"<!-- {marker}[^\n]*-->\n(.*?)<!-- /{marker} -->", README, re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+@pytest.mark.parametrize(("marker", "made"), [("exit-codes", exit_code_table), ("settings", listing.markdown)])
+def test_tables_are_made_from_the_code(marker: str, made) -> None:  # type: ignore[no-untyped-def]
+    """Every error's exit code and every setting stands in the README, in the code's own words."""
+    assert between(marker) == made()
+
+
+def blocks(language: str) -> list[str]:
+    """Return the README's code blocks in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def test_its_spec_has_the_name_that_it_tells() -> None:
+    """The example's YAML has the very name that the example's output shows."""
+    (document,) = blocks("yaml")
+    assert spec.parse(document).name in README
+
+
+@pytest.mark.slow
+def test_its_library_example_runs(store: Path, tmp_path: Path, clean_environ: dict[str, str]) -> None:
+    """The library's example runs a job in an environment and returns its exit status."""
+    (program,) = blocks("python")
+    (tmp_path / "program.py").write_text(program + "\nimport sys\nsys.exit(run(Path(sys.argv[1]), sys.argv[2]))\n")
+    (tmp_path / "job.py").write_text("import rich, sys\nsys.exit(5)\n")
+    (tmp_path / "spec.yml").write_text("dependencies: [python, rich]\n")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "program.py", tmp_path / "spec.yml", tmp_path / "job.py"],
+        env={**clean_environ, "ENVMGR_ROOT": str(store)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 5, done.stderr
+
+
+def test_names_every_command() -> None:
+    """Each command of the command line stands in the README."""
+    from envmgr.cli import app  # noqa: PLC0415 - only this test needs the command line
+
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    commands |= {group.name for group in app.registered_groups if group.name}
+    assert commands
+    missing = {command for command in commands if not re.search(rf"`[^`]*\b{command}\b", README)}
+    assert missing == set()
