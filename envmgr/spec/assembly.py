@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from envmgr.errors import InvalidSpec
 from envmgr.model import Spec
 from envmgr.names import name_of_digest
 from envmgr.spec.canonical import canonical_text, digest_of, lockfile_text
@@ -27,17 +28,10 @@ def from_root(root: Node, text: str, source: str, read_include: ReadInclude | No
 
 
 def _assemble(document: Document, text: str, findings: Findings, read_include: ReadInclude | None) -> Spec:
-    root = _mapping(document.root, findings)
-    if is_lock_document(root):
-        canonical, reader = lockfile_text(artifacts(root, findings)), None
-    else:
-        reader = Reader(document, findings, read_include)
-        reader.read(root)
-        canonical = _canonical(reader)
+    canonical, reader = _identify(document, findings, read_include)
     findings.raise_if_any()
     digest = digest_of(canonical)
-    if findings.has_credentials:
-        text = _without_credentials(text, digest, findings, read_include)
+    clean = _without_credentials(text, digest, findings, read_include)
     return Spec(
         channels=tuple(reader.channels) if reader else (),
         has_nodefaults=bool(reader and reader.has_nodefaults),
@@ -53,9 +47,19 @@ def _assemble(document: Document, text: str, findings: Findings, read_include: R
         name=name_of_digest(digest),
         label=reader.label if reader else None,
         warnings=findings.warnings(),
-        source_text=text,
+        source_text=clean,
         has_includes=bool(reader and reader.pip.has_includes),
     )
+
+
+def _identify(document: Document, findings: Findings, read_include: ReadInclude | None) -> tuple[str, Reader | None]:
+    """Return the canonical text, and the reader of what is not a lockfile."""
+    root = _mapping(document.root, findings)
+    if is_lock_document(root):
+        return lockfile_text(artifacts(root, findings)), None
+    reader = Reader(document, findings, read_include)
+    reader.read(root)
+    return _canonical(reader), reader
 
 
 def _canonical(reader: Reader) -> str:
@@ -85,25 +89,30 @@ def _mapping(root: Node | None, findings: Findings) -> Mapping:
 
 
 def _without_credentials(text: str, digest: str, findings: Findings, read_include: ReadInclude | None) -> str:
-    """Remove credentials from the document's text, and make sure that none is left and that it keeps its name."""
-    quiet = Findings(findings.source)
-    document = read_document(text, quiet)
-    reader = Reader(document, quiet, read_include)
-    root = _mapping(document.root, quiet)
-    if not is_lock_document(root):
-        reader.read(root)
-    clean = redact(text, reader.variable_spans)
-    again = Findings(findings.source)
-    document = read_document(clean, again)
-    root = _mapping(document.root, again)
-    if is_lock_document(root):
-        found = digest_of(lockfile_text(artifacts(root, again)))
-    else:
-        reader = Reader(document, again, read_include)
-        reader.read(root)
-        found = digest_of(_canonical(reader))
-    if again.has_credentials or found != digest:
+    """Return the text without the credentials of its URLs (also in comments, but not in the values of variables).
+
+    What is left is read again: it must hold no credentials and have the same name, or the document is refused.
+    """
+    if "@" not in text and "/t/" not in text and not findings.has_credentials:
+        return text
+    document = read_document(text, Findings(findings.source))
+    _, reader = _identify(document, Findings(findings.source), read_include)
+    clean = redact(text, reader.variable_spans if reader else ())
+    if clean == text and not findings.has_credentials:
+        return text
+    if not _has_name(clean, digest, read_include):
         hint = "write the URL without them, and put them into netrc or rattler's auth file"
         findings.problem(0, 0, "a URL's credentials cannot be removed from the text of the document", hint)
         findings.raise_if_any()
     return clean
+
+
+def _has_name(text: str, digest: str, read_include: ReadInclude | None) -> bool:
+    """Tell whether a text holds no credentials and has this digest."""
+    findings = Findings("")
+    try:
+        canonical, _ = _identify(read_document(text, findings), findings, read_include)
+        findings.raise_if_any()
+    except InvalidSpec:
+        return False
+    return not findings.has_credentials and digest_of(canonical) == digest

@@ -46,7 +46,7 @@ def _location(text: str) -> tuple[str, bool]:
     if not text:
         raise Refusal("a channel has no name")
     if is_url(text):
-        url = parse_url(text, schemes=SCHEMES, may_have_token=True)
+        url = parse_url(text, schemes=SCHEMES)
         if url.query or url.fragment:
             raise Refusal(f"the channel {shown(str(url))} has a query or a fragment", "name the channel's own URL")
         return str(url).rstrip("/"), url.had_credentials

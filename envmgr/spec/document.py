@@ -184,7 +184,7 @@ class _At(NamedTuple):
 
     line: int
     column: int
-    index: int
+    offset: int
 
 
 def _at(event: yaml.Event, *, is_end: bool = False) -> _At:
@@ -227,7 +227,7 @@ class _Composer:
             self._check_tag(event, _STR_TAGS)
             at = _at(event)
             is_plain = event.style in (None, "") and event.tag is None
-            node = Scalar(event.value, is_plain, at.line, at.column, at.index, _at(event, is_end=True).index)
+            node = Scalar(event.value, is_plain, at.line, at.column, at.offset, _at(event, is_end=True).offset)
             self._add(node, 1, event.anchor, event)
         elif isinstance(event, yaml.AliasEvent):
             self._take_alias(event)
@@ -239,7 +239,7 @@ class _Composer:
             self._frames.append(_Frame(event, is_mapping=is_mapping))
         elif isinstance(event, yaml.CollectionEndEvent):
             frame = self._frames.pop()
-            end = _at(event, is_end=True).index
+            end = _at(event, is_end=True).offset
             node_ = self._mapping(frame, end) if frame.is_mapping else self._sequence(frame, end)
             self._add(node_, frame.size, frame.anchor, event)
         elif isinstance(event, yaml.DocumentStartEvent):
@@ -255,8 +255,8 @@ class _Composer:
         node, size = found
         if isinstance(node, Scalar):
             # Its own place, so that a comment behind the alias belongs to the alias.
-            at, end = _at(event), _at(event, is_end=True).index
-            node = node._replace(line=at.line, column=at.column, start=at.index, end=end)
+            at, end = _at(event), _at(event, is_end=True).offset
+            node = node._replace(line=at.line, column=at.column, start=at.offset, end=end)
         self._add(node, size, None, event)
 
     def _add(self, node: Node, size: int, anchor: str | None, event: yaml.Event) -> None:

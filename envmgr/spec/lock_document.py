@@ -51,12 +51,12 @@ def _artifact(item: Node, findings: Findings) -> tuple[str, ...]:
         raise Refusal(f"the lockfile's package {shown(name)} has the manager {shown(manager)}", "conda or pip")
     if not is_subdir(platform):
         raise Refusal(f"the lockfile's package {shown(name)} has the platform {shown(platform)}")
-    url = parse_url(_text(item, "url"), schemes=_SCHEMES, may_have_token=True)
+    url = parse_url(_text(item, "url"), schemes=_SCHEMES)
     if url.had_credentials:
         findings.has_credentials = True
         findings.warn(item.line, item.column, f"the URL of {shown(name)} has credentials; they are not used")
     category = item.get("category")
-    categories = category.value if isinstance(category, Scalar) and not category.is_null else "main"
+    categories = "main" if category is None else _text(item, "category")
     return manager, platform, name, version, categories, _content(item, manager, name, str(url))
 
 
@@ -78,4 +78,6 @@ def _text(item: Mapping, key: str) -> str:
     value = item.get(key)
     if not isinstance(value, Scalar) or value.is_null or not value.value.strip():
         raise Refusal(f"a package of the lockfile has no {key}")
+    if not value.value.isprintable():
+        raise Refusal(f"the {key} of a package of the lockfile has characters that it may not have")
     return value.value.strip()

@@ -63,6 +63,8 @@ def match_spec(text: str) -> tuple[str, bool]:
         if colons:
             had_credentials = _channel(before, keys)
         name = _name_and_version(rest.strip(), keys)
+        if "url" in keys:
+            had_credentials |= _checked_url(name, keys)
     for key, value in keys.items():
         keys[key] = _checked(key, value)
     if "channel" in keys and "://" in keys["channel"]:
@@ -205,8 +207,16 @@ def _version_and_build(text: str) -> tuple[str, str | None]:
     return version, build
 
 
+def _checked_url(name: str, keys: dict[str, str]) -> bool:
+    """Normalise the value of the key ``url``."""
+    found, had_credentials = _package_url(keys.pop("url"), keys)
+    if found != name:
+        raise Refusal(f"the requirement is called {name} and, in its URL, {found}")
+    return had_credentials
+
+
 def _package_url(text: str, keys: dict[str, str]) -> tuple[str, bool]:
-    url = parse_url(text, schemes=SCHEMES, may_have_token=True)
+    url = parse_url(text, schemes=SCHEMES)
     path, _, file_name = url.path.rpartition("/")
     match = _FILE_NAME.fullmatch(file_name)
     if match is None or url.query:

@@ -60,8 +60,10 @@ def requirement(text: str) -> Requirement:
     if is_url(text) or text.startswith(("git+", "file:")):
         return _from_url(text, None, "")
     match = _NAME.match(text)
-    if match is None or _is_path(text):
-        raise Refusal(f"{shown(text)} is not a requirement", _PATH_HINT if _is_path(text) else "NAME or NAME==VERSION")
+    if _is_path(text):
+        raise Refusal(f"{shown(text)} is a path", _PATH_HINT)
+    if match is None:
+        raise Refusal(f"{shown(text)} is not a requirement", "NAME or NAME==VERSION")
     name = package_name(match.group())
     extras, rest = _extras(text[match.end() :])
     if rest.startswith("@"):

@@ -79,7 +79,7 @@ class PipSection:
     ) -> None:
         try:
             if text.startswith("-"):
-                self._take_options(text, platforms, place, files)
+                self._take_options(text, platforms, place, files, is_constraint=is_constraint)
             else:
                 self._take_requirement(text, platforms, place, is_constraint=is_constraint)
         except Refusal as refusal:
@@ -101,12 +101,16 @@ class PipSection:
             raise Refusal("hashes in a constraints file are not read", "put them behind the requirements")
         self._constraints.add(found.text)
 
-    def _take_options(self, text: str, platforms: tuple[str, ...], place: Place, files: tuple[str, ...]) -> None:
+    def _take_options(
+        self, text: str, platforms: tuple[str, ...], place: Place, files: tuple[str, ...], *, is_constraint: bool
+    ) -> None:
         tokens = _tokens(text)
         while tokens:
             if not tokens[0].startswith("-") or tokens[0] == "-":
                 raise Refusal(f"{shown(tokens[0])} does not belong behind an option", "one requirement for each item")
             option, value = find_option(tokens)
+            if option.flag == "--editable" and is_constraint:
+                raise Refusal("an editable requirement is not a constraint")
             if option.flag == "--editable":
                 self._take_editable(value, platforms, place)
             elif platforms:
@@ -114,7 +118,8 @@ class PipSection:
             elif option.flag == "--hash":
                 raise Refusal("'--hash' stands behind a requirement, not alone")
             elif option.fate == "content":
-                self._include(option, value, place, files)
+                is_bound = is_constraint or option.flag == "--constraint"
+                self._include(option, value, place, files, is_constraint=is_bound)
             else:
                 self._keep(option, value, place)
 
@@ -145,7 +150,7 @@ class PipSection:
                 )
             self._options[item] = None
 
-    def _include(self, option: Option, path: str, place: Place, files: tuple[str, ...]) -> None:
+    def _include(self, option: Option, path: str, place: Place, files: tuple[str, ...], *, is_constraint: bool) -> None:
         path = path.removeprefix("file:")
         if is_url(path) or path.startswith("//"):
             raise Refusal(f"{option.flag} {shown(path)} is not a file beside the document", "copy it there")
@@ -164,7 +169,7 @@ class PipSection:
         self.has_includes = True
         for number, line in _logical_lines(self._content(path)):
             within = place._replace(within=f"{path}, line {number}: ")
-            self._take_line(line, (), within, (*files, path), is_constraint=option.flag == "--constraint")
+            self._take_line(line, (), within, (*files, path), is_constraint=is_constraint)
 
     def _content(self, path: str) -> str:
         if self._read_include is None:

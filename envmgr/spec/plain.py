@@ -41,7 +41,7 @@ def _node(value: object, path: str, findings: Findings, depth: int) -> Node:
         return _scalar("", is_plain=True)
     elif isinstance(value, str):
         return _scalar(value)
-    elif isinstance(value, bool | int):
+    elif isinstance(value, bool) or (isinstance(value, int) and abs(value) < 10**18):
         # Plain, so that a number among the requirements is noticed as in YAML.
         return _scalar(_number(value), is_plain=True)
     else:
@@ -60,7 +60,8 @@ def _number(value: bool | int) -> str:
 
 def _plain(value: object) -> object:
     if isinstance(value, AnyMapping):
-        return {key: _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return value
+    # Subclasses of str (enumerations, names) are more than the YAML library writes.
+    return str(value) if isinstance(value, str) else value

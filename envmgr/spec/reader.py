@@ -19,6 +19,7 @@ from envmgr.spec.problems import Findings, Refusal, closest, shown
 KEYS = ("name", "channels", "dependencies", "variables", "platforms", "prefix")
 LABEL_MAX_CHARS = 200
 _COMMENT = re.compile(r"\s#.*")
+_NO_VALUE = re.compile("[\0\ud800-\udfff]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -134,8 +135,9 @@ class Reader:
             elif value.is_null:
                 message = f"the variable {key.value} has no value"
                 self._findings.problem(value.line, value.column, message, f'for an empty one write {key.value}: ""')
-            elif "\0" in value.value:
-                self._findings.problem(value.line, value.column, f"the value of {key.value} has a NUL character")
+            elif _NO_VALUE.search(value.value):
+                message = f"the value of {key.value} has a character that no variable can have"
+                self._findings.problem(value.line, value.column, message)
             else:
                 self.variables[key.value] = value.value
                 self.variable_spans.append((value.start, value.end))
@@ -183,6 +185,8 @@ class Reader:
 
     def _read_group(self, item: Mapping) -> None:
         """Read a mapping in the list: ``pip:``, or something that is refused."""
+        if not item.entries:
+            self._findings.problem(item.line, item.column, "a requirement is empty", "remove it")
         for key, value in item.entries:
             if key.value == "pip":
                 self._read_pip(key, value)

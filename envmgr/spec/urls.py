@@ -13,14 +13,14 @@ from typing import NamedTuple
 from envmgr.spec.problems import Refusal, shown
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
-_ALLOWED = re.compile(r"[!#-;=?-\[\]_a-z{}~]*")
+_ALLOWED = re.compile(r"[!#-;=?-Z_a-z{}~]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~${}%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]+))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21", "git+http": "80", "git+https": "443"}
 _TOKEN = re.compile(r"/t/[^/]+(/|$)")
 
 _SECRET_USER = re.compile(r"\b((?:git\+)?(?:https?|ftp|s3|oci)://)[^\s/?#\"'<>]*@", re.IGNORECASE)
 _SECRET_SSH = re.compile(r"\b((?:git\+)?ssh://[^\s/?#\"'<>@:]*):[^\s/?#\"'<>]*@", re.IGNORECASE)
-_SECRET_TOKEN = re.compile(r"\b(https?://[^\s/?#\"'<>]+)/t/[^\s/?#\"'<>]+(/|(?=[\s\"']|$))", re.IGNORECASE)
+_SECRET_TOKEN = re.compile(r"\b(https?://[^\s/?#\"'<>]+)/t/[^\s/?#\"'<>,\]}]+(/|(?=[\s\"',\]}]|$))", re.IGNORECASE)
 
 
 class Url(NamedTuple):
@@ -42,10 +42,10 @@ def is_url(text: str) -> bool:
     return _URL.match(text) is not None
 
 
-def parse_url(text: str, *, schemes: Iterable[str], may_have_token: bool = False) -> Url:
+def parse_url(text: str, *, schemes: Iterable[str]) -> Url:
     """Normalise a URL; raise `Refusal` for another scheme, or for text that is no URL."""
     match = _URL.fullmatch(text)
-    if match is None or not _ALLOWED.fullmatch(text):
+    if match is None or not _ALLOWED.fullmatch("".join(part or "" for part in match.groups()[2:])):
         raise Refusal(f"{shown(_without_user(text))} is not a URL", "percent-encode spaces and special characters")
     scheme, authority, path, query, fragment = (part or "" for part in match.groups())
     scheme = scheme.lower()
@@ -57,7 +57,7 @@ def parse_url(text: str, *, schemes: Iterable[str], may_have_token: bool = False
     if scheme.endswith("ssh") and at:
         user, colon, _ = user.partition(":")
         host, had_credentials = f"{user}@{host}", bool(colon)
-    if may_have_token and (token := _TOKEN.match(path)):
+    if token := _TOKEN.match(path):
         path, had_credentials = path[token.end() - len(token.group(1)) :], True
     return Url(scheme, host, path, query, fragment, had_credentials)
 
