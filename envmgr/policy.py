@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from envmgr.settings import Settings
 
 _INDEX_FLAGS = frozenset({"--index-url", "-i", "--extra-index-url", "--find-links", "-f"})
-_ARCHIVES = (".tar.gz", ".tgz", ".zip", ".tar.bz2", ".tar.xz", ".tar")
-_NAMED_URL = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*@\s*([^\s;]+)")
-_BARE_URL = re.compile(r"\s*()([A-Za-z][A-Za-z0-9+.-]*:[^\s;]*)")
+_NAMED_URL = re.compile(r"\s*([A-Za-z0-9._-]+)\s*(?:\[[^\]]*\])?\s*@\s*(\S+)")
+_BARE_URL = re.compile(r"\s*()([A-Za-z][A-Za-z0-9+.-]*:\S*)")
 _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
 
 
@@ -109,7 +108,7 @@ def _check_archive(url: str, name: str, what: str, settings: Settings) -> None:
         # Only the place matters for the rest, not by which program it is fetched.
         url = f"{scheme.rpartition('+')[2]}://{url.partition('://')[2]}"
         _check_sdist(name, what, settings)
-    elif urllib.parse.urlsplit(url).path.lower().endswith(_ARCHIVES):
+    elif not urllib.parse.urlsplit(url).path.lower().endswith(".whl"):
         _check_sdist(name, what, settings)
     _check_place(url, what, settings)
 

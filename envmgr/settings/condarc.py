@@ -140,7 +140,9 @@ def _layer(honoured: Honoured, value: object, sources: tuple[Source, ...], home:
     layer: Layer = {}
     for setting, item in honoured.translate(value).items():
         if setting == "ca_file" and not isinstance(item, str):
-            raise misfit(BY_KEY[setting], sources[-1])
+            error = misfit(BY_KEY[setting], sources[-1])
+            error.hint = _OFF
+            raise error
         try:
             layer[setting] = (convert(BY_KEY[setting], item, sources[-1], home), sources)
         except UsageError as error:
@@ -153,8 +155,10 @@ def _join(honoured: Honoured, found: list[tuple[Source, object]]) -> object:
     if honoured.shape is None:
         return found[-1][1]
     for source, value in found:
-        if not isinstance(value, honoured.shape):
-            raise UsageError(f"{source}: expected a {honoured.shape.__name__}", hint=_OFF, file=source.file)
+        is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        if not (is_list if honoured.shape is list else isinstance(value, dict)):
+            expected = "a list of texts" if honoured.shape is list else "keys and values"
+            raise UsageError(f"{source}: expected {expected}", hint=_OFF, file=source.file)
     if honoured.shape is dict:
         table: dict[object, object] = {}
         for _, value in found:
@@ -205,11 +209,12 @@ def _parse(text: str, path: Path) -> Mapping[str, object]:
     return document
 
 
-def _expand(value: object, environ: Mapping[str, str]) -> object:
+def _expand(value: object, environ: Mapping[str, str], depth: int = 2) -> object:
+    """Replace variables as deep as honoured values go; below that YAML's aliases could make any number of texts."""
     if isinstance(value, str):
         return _REFERENCE.sub(lambda found: environ.get(found[1] or found[2], found[0]), value)
-    if isinstance(value, list):
-        return [_expand(item, environ) for item in value]
-    if isinstance(value, dict):
-        return {key: _expand(item, environ) for key, item in value.items()}
+    if isinstance(value, list) and depth:
+        return [_expand(item, environ, depth - 1) for item in value]
+    if isinstance(value, dict) and depth:
+        return {key: _expand(item, environ, depth - 1) for key, item in value.items()}
     return value

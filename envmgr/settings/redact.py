@@ -36,7 +36,7 @@ def split_credentials(url: str) -> tuple[str, str, str]:
     end = min((at for at in map(rest.find, "/?#\\") if at >= 0), default=len(rest))
     userinfo, _, host = rest[:end].rpartition("@")
     path, token = rest[end:], ""
-    if path.startswith("/t/"):
+    if host and path.startswith("/t/"):
         token, slash, path = path[3:].partition("/")
         path = slash + path
     return f"{scheme}://{host}{path}", userinfo, token
@@ -44,7 +44,9 @@ def split_credentials(url: str) -> tuple[str, str, str]:
 
 def join_credentials(url: str, userinfo: str, token: str) -> str:
     """Put back what `split_credentials` took out."""
-    scheme, _, rest = url.partition("://")
+    scheme, found, rest = url.partition("://")
+    if not found:
+        return url
     host, slash, path = rest.partition("/")
     who = f"{userinfo}@" if userinfo else ""
     what = f"/t/{token}" if token else ""

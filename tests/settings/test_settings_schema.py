@@ -13,18 +13,21 @@ from envmgr.settings import kinds
 from envmgr.settings.listing import markdown, table
 from envmgr.settings.schema import ENTRIES, Entry, Values
 
-KEYS = """
-default_channels expand_defaults channel_alias custom_channels custom_multichannels channel_priority channel_variables
-exclude_newer machine_class virtual_packages index_url extra_index_urls find_links no_index allow_replacing_conda
-allowed_channels allowed_indexes allow_git_urls allow_sdists allow_link_scripts allow_md5 offline verify_tls ca_file
-proxies mirrors netrc_file auth_file timeout_s max_retries parallel_downloads min_free_bytes min_free_inodes build_nice
-wait_report_s collect_min_age_s collect_max_age_s cache_max_age_s trash_max_age_s use_condarc use_pip_conf
-""".split()
+KEYS = [
+    "default_channels", "expand_defaults", "channel_alias", "custom_channels", "custom_multichannels",
+    "channel_priority", "channel_variables", "exclude_newer", "machine_class", "virtual_packages", "index_url",
+    "extra_index_urls", "find_links", "no_index", "allow_replacing_conda", "allowed_channels", "allowed_indexes",
+    "allow_git_urls", "allow_sdists", "allow_link_scripts", "allow_md5", "offline", "verify_tls", "ca_file",
+    "proxies", "mirrors", "netrc_file", "auth_file", "timeout_s", "max_retries", "parallel_downloads",
+    "min_free_bytes", "min_free_inodes", "build_nice", "wait_report_s", "collect_min_age_s", "collect_max_age_s",
+    "cache_max_age_s", "trash_max_age_s", "use_condarc", "use_pip_conf",
+]  # fmt: skip
 
-CLUSTER_WIDE = """
-default_channels expand_defaults channel_alias custom_channels custom_multichannels channel_priority exclude_newer
-index_url extra_index_urls find_links no_index allow_replacing_conda allow_sdists allow_md5
-""".split()
+CLUSTER_WIDE = [
+    "default_channels", "expand_defaults", "channel_alias", "custom_channels", "custom_multichannels",
+    "channel_priority", "exclude_newer", "index_url", "extra_index_urls", "find_links", "no_index",
+    "allow_replacing_conda", "allow_sdists", "allow_md5",
+]  # fmt: skip
 
 
 def test_keys() -> None:
@@ -84,7 +87,11 @@ def test_json_has_every_key(machine: Machine) -> None:
     ("kind", "good", "bad"),
     [
         (kinds.BOOL, {"true": True, "0": False, "Yes": True, "off": False}, ["", "maybe", "2"]),
-        (kinds.DURATION, {"90": 90, "1.5": 1.5, "30m": 1800, "12h": 43200, "7 d": 604800}, ["", "-1", "1w", "nan", "h"]),
+        (
+            kinds.DURATION,
+            {"90": 90, "1.5": 1.5, "30m": 1800, "12h": 43200, "7 d": 604800},
+            ["", "-1", "1w", "nan", "h"],
+        ),
         (kinds.AGE, {"never": None, "1d": 86400}, ["always", "inf", "1e400"]),
         (kinds.SIZE, {"5": 5, "1GiB": 1 << 30, "2 MB": 2_000_000, "0.5kib": 512}, ["", "-5", "1 parsec", "."]),
         (kinds.integer(0, 19), {"0": 0, "19": 19}, ["20", "-1", "1.0", ""]),

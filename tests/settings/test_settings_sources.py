@@ -24,7 +24,7 @@ def test_service_defaults(machine: Machine) -> None:
     settings = machine.load("service")
     assert settings.allow_sdists == ()
     assert settings.channel_variables == ()
-    assert not (settings.allow_git_urls or settings.use_condarc or settings.use_pip_conf)
+    assert not any((settings.allow_git_urls, settings.use_condarc, settings.use_pip_conf))
 
 
 def test_later_sources_win(machine: Machine) -> None:
@@ -91,7 +91,7 @@ def test_every_kind_in_a_file(machine: Machine) -> None:
         exclude_newer = 2026-01-02
         ca_file = "~/ca.pem"
         find_links = ["~/wheels", "/opt/wheels", "https://wheels.example"]
-        mirrors = { "https://a.example" = ["https://b.example", "https://c.example"], "https://d.example" = "file:///d" }
+        mirrors = {"https://a.example" = ["https://b.example", "https://c.example"], "https://d.example" = "file:///d"}
         virtual_packages = { cuda = "12.4", __glibc = "" }
         machine_class = "linux-64+cuda12"
         """
