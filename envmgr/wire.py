@@ -13,16 +13,14 @@ one installation, but an upgrade in place can replace the files between the two.
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import types
-import typing
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal
+
+from envmgr.codec import dump, load
+
+__all__ = ["VERSION", "BuildRequest", "BuildResult", "Channel", "Network", "PipSettings", "dump", "load"]
 
 VERSION = 1
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +70,13 @@ class PipSettings:
 class BuildRequest:
     """Everything that the builder may know; it reads no settings and no caller's environment.
 
-    `action` ``build`` makes the prefix; ``lock`` only finds the lockfile (in a scratch prefix where pip needs one).
+    `action` ``build`` makes the prefix; ``lock`` only finds the lockfile (in a scratch prefix where pip needs one);
+    ``probe`` only fetches the channels' indexes.
     `lockfile` is the text of the conda-lock.yml to install, or ``None`` to solve. `build_dir` exists and is leased by
     the parent; `prefix` does not exist yet. `conda` and `pip` are already chosen for this subdir.
     """
 
-    action: Literal["build", "lock"]
+    action: Literal["build", "lock", "probe"]
     name: str
     digest: str
     subdir: str
@@ -119,45 +118,3 @@ class BuildResult:
     warnings: tuple[str, ...] = ()
     downloaded_bytes: int = 0
     version: int = VERSION
-
-
-def dump(record: object) -> str:
-    """Return one line of JSON for a record of this module."""
-    return json.dumps(dataclasses.asdict(record), ensure_ascii=False, separators=(",", ":"))  # type: ignore[call-overload]
-
-
-def load(cls: type[T], document: object) -> T:
-    """Rebuild a record of this module from its parsed JSON; `ValueError` says which field does not fit."""
-    return typing.cast("T", _load(cls, document, cls.__name__))
-
-
-def _load(hint: Any, value: Any, where: str) -> Any:  # noqa: C901, PLR0911 - one branch per kind of type
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        if not isinstance(value, dict):
-            raise ValueError(f"{where}: expected an object")
-        hints = typing.get_type_hints(hint)
-        known = {name: _load(hints[name], value[name], f"{where}.{name}") for name in hints if name in value}
-        try:
-            return hint(**known)
-        except TypeError as error:
-            raise ValueError(f"{where}: {error}") from error
-    if origin in (typing.Union, types.UnionType):
-        if value is None and type(None) in args:
-            return None
-        return _load(next(arg for arg in args if arg is not type(None)), value, where)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ValueError(f"{where}: expected a list")
-        if len(args) == 2 and args[1] is Ellipsis:
-            return tuple(_load(args[0], item, where) for item in value)
-        return tuple(_load(arg, item, where) for arg, item in zip(args, value, strict=True))
-    if origin is Literal:
-        if value not in args:
-            raise ValueError(f"{where}: {value!r} is none of {args}")
-        return value
-    if hint is float and isinstance(value, int):
-        return float(value)
-    if not isinstance(value, hint):
-        raise ValueError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")  # noqa: TRY004 - one kind
-    return value

@@ -204,7 +204,7 @@ def build(
     """
     check_space(context)
     begun_at, begun = context.clock.time(), context.clock.monotonic()
-    records.write_spec(context.layout, spec.name, spec.source_text)
+    records.write_spec(context.layout, spec)
     lease = sweep.begin_build(context.layout, spec.name, spec.digest)
     paths = context.layout.build(lease.build_id)
     try:

@@ -37,6 +37,6 @@ def lock(context: Context, spec: Spec, *, limit: TimeLimit, report: Reporter) ->
         finally:
             lease.close()
             sweep.discard(context.layout, lease.build_id)
-        records.write_spec(context.layout, spec.name, spec.source_text)
+        records.write_spec(context.layout, spec)
         records.write_lockfile(context.layout, spec.name, context.settings.machine_class, found[-1])
         return found[-1]

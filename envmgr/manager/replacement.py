@@ -10,7 +10,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envmgr import spec as specs
 from envmgr.errors import EnvironmentNotFound, EnvmgrError
 from envmgr.events import Reporter
 from envmgr.manager import ensure, requests
@@ -32,16 +31,10 @@ class Replaced:
     old_build_id: BuildId
 
 
-def stored_spec(context: Context, name: EnvName) -> Spec:
-    """Return the spec that a name was made from; `EnvironmentNotFound` where the store knows none."""
-    text = records.read_spec(context.layout, name)
-    if text is None:
+def _stored_spec(context: Context, name: EnvName) -> Spec:
+    spec = records.read_spec(context.layout, name)
+    if spec is None:
         raise EnvironmentNotFound(f"the store knows no spec for {name}", hint="envmgr create FILE makes it")
-    spec = specs.parse(text, source=f"the stored spec of {name}")
-    if spec.name != name:
-        raise EnvmgrError(
-            f"the stored spec of {name} has the name {spec.name}", hint="envmgr create FILE stores it anew"
-        )
     return spec
 
 
@@ -53,7 +46,7 @@ def relock(
     changes = requests.Changes(exclude_newer=exclude_newer)
     with locked(context, name, limit, report):
         old = _published(context, name)
-        spec = stored_spec(context, name)
+        spec = _stored_spec(context, name)
         lease = ensure.build(context, spec, None, limit=limit, report=report, on_locked=found.append, changes=changes)
         with contextlib.closing(lease):
             new = records.read_record(context.layout, name, lease.build_id)
@@ -73,7 +66,7 @@ def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporte
     changes = requests.Changes(validate_packages=True)
     with locked(context, name, limit, report):
         old = _published(context, name)
-        spec = stored_spec(context, name)
+        spec = _stored_spec(context, name)
         text = ensure.lockfile_in_force(context, spec)
         lease = ensure.build(
             context, spec, text, limit=limit, report=report, changes=changes,

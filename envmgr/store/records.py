@@ -3,7 +3,7 @@
 ::
 
     builds/<build id>/record.json          written once, before publication
-    names/<name>/spec.yml                  the text that the name was made from (credentials redacted)
+    names/<name>/spec.json                 the spec that the name was made from, includes and all, without credentials
     names/<name>/lockfile-<class>.yml      the lockfile in force for a machine class
     names/<name>/pinned                    present: never collected
     names/<name>/failure.json              the last failure; gone after a success
@@ -16,31 +16,31 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
-from envmgr import fsio
+from envmgr import codec, fsio
 from envmgr.errors import Corrupt, StoreTooNew
 from envmgr.fsio import Step
-from envmgr.model import Failure, Record
-from envmgr.names import BuildId, EnvName, is_name
+from envmgr.model import Failure, Record, Spec
+from envmgr.names import BuildId, EnvName, is_name, name_of_digest
 from envmgr.store.layout import Layout
 
 RECORD_FORMAT = 1
+_REPAIR = "envmgr repair makes a new build"
+_CREATE = "envmgr remove --forget, then create FILE, stores it anew"
 
 
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
         document = json.loads(path.read_bytes())
     except ValueError as error:
-        raise Corrupt(
-            f"{path} is not the JSON that envmgr wrote: {error}", hint="envmgr repair makes a new build"
-        ) from error
+        raise Corrupt(f"{path} is not the JSON that envmgr wrote: {error}", hint=_REPAIR) from error
     if not isinstance(document, dict):
-        raise Corrupt(f"{path} is not a record", hint="envmgr repair makes a new build")
+        raise Corrupt(f"{path} is not a record", hint=_REPAIR)
     if document.get("format", 0) > RECORD_FORMAT:
         raise StoreTooNew(f"{path} was written by a newer envmgr (format {document['format']})", hint="upgrade envmgr")
     return document
@@ -63,23 +63,14 @@ def read_record(layout: Layout, name: EnvName, build_id: BuildId) -> Record:
     """Return the record of a published build; raise `Corrupt` when it is missing, damaged or of another build."""
     path = layout.build(build_id).record
     try:
-        document = dict(_read_json(path))
+        record = codec.load(Record, _read_json(path))
     except FileNotFoundError as error:
-        raise Corrupt(f"{path} is missing", hint="envmgr repair makes a new build") from error
-    fields = {field.name for field in dataclasses.fields(Record)}
-    try:
-        record = Record(**cast("dict[str, object]", {key: document[key] for key in fields}))  # type: ignore[arg-type]
-    except KeyError as error:
-        raise Corrupt(f"{path} lacks {error}", hint="envmgr repair makes a new build") from error
+        raise Corrupt(f"{path} is missing", hint=_REPAIR) from error
+    except ValueError as error:
+        raise Corrupt(f"{path} is damaged: {error}", hint=_REPAIR) from error
     if record.name != name or record.build_id != build_id:
         raise Corrupt(f"{path} is the record of {record.name} {record.build_id}, not of {name} {build_id}")
-    return dataclasses.replace(
-        record,
-        name=EnvName(record.name),
-        build_id=BuildId(record.build_id),
-        skipped_link_scripts=tuple(record.skipped_link_scripts),
-        warnings=tuple(record.warnings),
-    )
+    return record
 
 
 # ---------------------------------------------------------------------------------------------------------- names
@@ -92,16 +83,29 @@ def _name_directory(layout: Layout, name: EnvName, step: Step) -> Path:
     return directory
 
 
-def write_spec(layout: Layout, name: EnvName, text: str) -> None:
-    """Keep the text that the name was made from, unless one is kept already."""
-    path = _name_directory(layout, name, Step.SPEC) / "spec.yml"
+def write_spec(layout: Layout, spec: Spec) -> None:
+    """Keep what the name was made from, unless it is kept already."""
+    path = _name_directory(layout, spec.name, Step.SPEC) / "spec.json"
     if not path.exists():
-        fsio.write_file(Step.SPEC, path, text.encode())
+        fsio.write_file(Step.SPEC, path, (codec.dump(spec) + "\n").encode())
 
 
-def read_spec(layout: Layout, name: EnvName) -> str | None:
-    """Return the text that the name was made from, or ``None``."""
-    return _read_text(layout.name(name) / "spec.yml")
+def read_spec(layout: Layout, name: EnvName) -> Spec | None:
+    """Return the spec that the name was made from, with all that its document included, or ``None``.
+
+    Raises `Corrupt` when it is damaged; the name is checked against its text.
+    """
+    path = layout.name(name) / "spec.json"
+    try:
+        spec = codec.load(Spec, _read_json(path))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise Corrupt(f"{path} is damaged: {error}", hint=_CREATE) from error
+    digest = hashlib.sha256(spec.canonical_text.encode()).hexdigest()
+    if spec.digest != digest or spec.name != name or name_of_digest(digest) != name:
+        raise Corrupt(f"{path} is not the spec of {name}", hint=_CREATE)
+    return spec
 
 
 def write_lockfile(layout: Layout, name: EnvName, machine_class: str, text: str) -> None:
@@ -139,10 +143,8 @@ def write_failure(layout: Layout, failure: Failure) -> None:
 def read_failure(layout: Layout, name: EnvName) -> Failure | None:
     """Return the last failure, or ``None``; a damaged note of one counts as none."""
     try:
-        document = dict(_read_json(layout.name(name) / "failure.json"))
-        document.pop("format")
-        return dataclasses.replace(Failure(**document), name=EnvName(document["name"]))  # type: ignore[arg-type]
-    except (FileNotFoundError, NotADirectoryError, Corrupt, KeyError, TypeError):
+        return codec.load(Failure, _read_json(layout.name(name) / "failure.json"))
+    except (FileNotFoundError, NotADirectoryError, Corrupt, ValueError):
         return None
 
 

@@ -7,6 +7,7 @@ from there; what lies in the trash is garbage whatever happens, and whoever come
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -24,20 +25,31 @@ FOREIGN = "foreign-"
 def begin_build(layout: Layout, name: EnvName, digest: str) -> Lease:
     """Make the directory of a new build, leased by us; under the name's build lock.
 
-    No two builds that are on disk at one time share a path.
+    No two builds that are on disk at one time share a path, and none gets a path that a name leads to already (whose
+    build somebody deleted by hand): it would be seen half made. Where this fails, nothing is left.
     """
     stem = build_id(digest, 0).rpartition("-")[0]
     numbers = [0]
-    for directory in (layout.builds, layout.trash):
-        for entry in os.listdir(directory):
-            found, _, rest = entry.partition("-")
-            if found == stem:
-                number = rest.partition("-")[0]
-                numbers.append(int(number) if number.isdigit() else 0)
+    for entry in (*os.listdir(layout.builds), *os.listdir(layout.trash), *publication.published(layout).values()):
+        found, _, rest = entry.partition("-")
+        if found == stem:
+            number = rest.partition("-")[0]
+            numbers.append(int(number) if number.isdigit() else 0)
     new = build_id(digest, max(numbers) + 1)
-    fsio.make_directory(Step.BUILD_DIRECTORY, layout.build(new).directory)
-    lease = leases.create(layout, name, new)
-    layout.build(new).prefix(name).parent.mkdir()
+    paths = layout.build(new)
+    lease = None
+    fsio.make_directory(Step.BUILD_DIRECTORY, paths.directory)
+    try:
+        lease = leases.create(layout, name, new)
+        paths.prefix(name).parent.mkdir()
+        paths.prefix(name).parent.chmod(0o755)
+    except BaseException:
+        if lease is not None:
+            lease.close()
+        # On a full file system even this may fail; then the next sweep does it.
+        with contextlib.suppress(OSError):
+            discard(layout, new)
+        raise
     return lease
 
 
@@ -74,6 +86,8 @@ def to_trash(layout: Layout, build: BuildId) -> Path | None:
     directory = layout.build(build).directory
     if build in publication.published(layout).values() or usage.processes_inside(directory):
         return None
+    if not directory.is_dir():
+        return None  # deleted by hand
     target = layout.trash / f"{build}-{os.urandom(6).hex()}"
     fsio.move(Step.TRASH, directory, target)
     return target
@@ -94,7 +108,8 @@ def quarantine(layout: Layout, entry: str) -> Path:
 
 def stray_temporaries(layout: Layout) -> tuple[Path, ...]:
     """Return temporary files that a killed writer left in the store's own directories (not in caches)."""
-    places = [layout.root, layout.envs, layout.builds, layout.names, layout.by_text, *_subdirectories(layout.names)]
+    own = (layout.root, layout.envs, layout.builds, layout.names, layout.by_text, layout.locks)
+    places = (*own, *_subdirectories(layout.names))
     return tuple(
         Path(place) / entry for place in places for entry in os.listdir(place) if entry.startswith(fsio.TEMPORARY)
     )

@@ -42,8 +42,8 @@ def _holders(paths: Iterable[Path], modes: tuple[Mode, ...]) -> Mapping[Path, tu
     for path in paths:
         try:
             status = path.stat()
-        except FileNotFoundError:
-            continue
+        except OSError:
+            continue  # not there, or (the build locks) not for other users' eyes
         by_inode[status.st_dev, status.st_ino] = path
     found: dict[Path, list[Usage]] = {path: [] for path in by_inode.values()}
     if not by_inode:
@@ -75,7 +75,8 @@ def _flocks(pid: int) -> Iterator[tuple[tuple[int, int], str]]:
 
 def processes_inside(directory: Path) -> tuple[Usage, ...]:
     """Return the processes whose executable, working directory or mapped files lie below `directory`."""
-    inside = str(directory) + os.sep
+    # The kernel tells real paths, and the store's root may be reached through a link.
+    inside = os.path.realpath(directory) + os.sep
     found = []
     for pid in psutil.pids():
         how = _how_inside(pid, inside)
