@@ -47,6 +47,7 @@ def pip_settings(settings: Settings, spec: Spec) -> PipSettings:
         find_links=settings.find_links,
         allow_sdists=settings.allow_sdists,
         allow_replacing_conda=settings.allow_replacing_conda,
+        constraints=_lines(spec.pip_constraints, settings.subdir),
     )
 
 

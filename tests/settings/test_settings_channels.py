@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from conftest import Machine
 from hypothesis import given
 from hypothesis import strategies as st
+from settings_machine import Machine
 
 from envmgr.errors import InvalidSpec, PolicyRefused, UsageError
 from envmgr.model import CondaRequirement, PipOption, PipRequirement, Spec
@@ -16,6 +18,12 @@ from envmgr.settings.redact import join_credentials, redact, split_credentials
 from envmgr.spec import match_specs, platforms
 from envmgr.wire import Channel
 
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
 FORGE = "https://conda.anaconda.org/conda-forge"
 
 
@@ -24,6 +32,7 @@ def spec(
     conda: tuple[CondaRequirement, ...] = (),
     pip: tuple[PipRequirement, ...] = (),
     options: tuple[PipOption, ...] = (),
+    constraints: tuple[PipRequirement, ...] = (),
     nodefaults: bool = False,
 ) -> Spec:
     digest = "0" * 64
@@ -33,6 +42,7 @@ def spec(
         conda=conda,
         pip=pip,
         pip_options=options,
+        pip_constraints=constraints,
         variables=(),
         platforms=(),
         is_lockfile=False,
@@ -234,7 +244,9 @@ def test_pip_settings(machine: Machine) -> None:
     """The spec's own pip options keep their order, behind the site's ``--no-index``."""
     machine.store('no_index = true\nfind_links = ["/wheels"]\nallow_sdists = ["a"]\nindex_url = "https://i.example"\n')
     options = (PipOption("--find-links", "https://w.example"), PipOption("--pre"))
-    found = machine.load().pip_settings(spec(options=options))
+    constraints = (PipRequirement("b<2"), PipRequirement("c<2", ("win",)))
+    found = machine.load().pip_settings(spec(options=options, constraints=constraints))
+    assert found.constraints == ("b<2",)
     assert found.options == (("--no-index", ""), ("--find-links", "https://w.example"), ("--pre", ""))
     assert (found.index_url, found.find_links, found.allow_sdists) == ("https://i.example", ("/wheels",), ("a",))
 

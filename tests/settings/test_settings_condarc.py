@@ -6,10 +6,16 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Machine
+from settings_machine import Machine
 
 from envmgr.errors import UsageError
 from envmgr.settings import condarc
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
 
 DOCUMENT = """
 channels: [bioconda, conda-forge]

@@ -6,9 +6,15 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import Machine
+from settings_machine import Machine
 
 from envmgr.errors import UsageError
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
 
 PIP_CONF = """
 [global]

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import get_type_hints
 
 import pytest
-from conftest import Machine
+from settings_machine import Machine
 
 from envmgr.settings import kinds
 from envmgr.settings.listing import markdown, table
 from envmgr.settings.schema import ENTRIES, Entry, Values
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
 
 KEYS = [
     "default_channels", "expand_defaults", "channel_alias", "custom_channels", "custom_multichannels",

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
-from conftest import Machine
+from settings_machine import Machine
 
 from envmgr.errors import UsageError
 from envmgr.settings.listing import table
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
 
 
 def test_nothing_is_there(machine: Machine) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from envmgr.settings import Mode, Settings, load
 
 
@@ -46,8 +44,3 @@ class Machine:
             etc=self.etc,
             subdir=subdir,
         )
-
-
-@pytest.fixture
-def machine(tmp_path: Path) -> Machine:
-    return Machine(tmp_path)
