@@ -60,7 +60,7 @@ class Reader:
         for key, _ in root.entries:
             if key.value in KEYS:
                 continue
-            meant = closest(key.value, tuple(word for word in KEYS if word not in found))
+            meant = closest(key.value, KEYS)
             if meant is not None:
                 has_misspelling = True
                 message = f"the key {shown(key.value)} is not known"
