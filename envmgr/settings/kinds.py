@@ -44,13 +44,13 @@ class Kind(Generic[T]):
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("")  # noqa: TRY004 - one kind of error for every misfit
+        raise ValueError("")
     return value
 
 
 def _bool(value: object) -> bool:
     if not isinstance(value, bool):
-        raise ValueError("")  # noqa: TRY004
+        raise ValueError("")
     return value
 
 
@@ -110,7 +110,7 @@ def time_text(value: object) -> str:
     elif isinstance(value, dt.date):
         moment = dt.datetime(value.year, value.month, value.day, 23, 59, 59, tzinfo=dt.timezone.utc)
     else:
-        raise ValueError("")  # noqa: TRY004
+        raise ValueError("")
     return moment.astimezone(dt.timezone.utc).replace(microsecond=0).isoformat().replace("+00:00", "Z")
 
 
@@ -218,7 +218,7 @@ def _table(value: object) -> dict[str, str]:
 
 def _table_of_lists(value: object) -> dict[str, Strings]:
     if not isinstance(value, dict):
-        raise ValueError("")  # noqa: TRY004
+        raise ValueError("")
     return {key: _strings([item] if isinstance(item, str) else item) for key, item in value.items()}
 
 
