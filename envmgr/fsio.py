@@ -106,12 +106,19 @@ def write_file(step: Step, path: Path, data: bytes, *, mode: int = 0o644) -> Non
 
 
 def make_directory(step: Step, path: Path, *, mode: int = 0o755, parents: bool = False) -> None:
-    """Create a directory; `FileExistsError` when something stands there (nothing is raised for it with `parents`)."""
+    """Create a directory; `FileExistsError` when something stands there (nothing is raised for it with `parents`).
+
+    It gets exactly `mode`, whatever the umask: readers of other users must get in.
+    """
     _reach(step, "before")
     if parents:
-        path.mkdir(mode=mode, parents=True, exist_ok=True)
-    else:
-        path.mkdir(mode=mode)
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir()
+        path.chmod(mode)
+    except FileExistsError:
+        if not parents or not path.is_dir():
+            raise
     _reach(step, "changed")
     sync_directory(path.parent)
     _reach(step, "after")
@@ -168,9 +175,13 @@ def delete_tree(step: Step, path: Path) -> None:
     if path.is_symlink() or not path.is_dir():
         path.unlink(missing_ok=True)
     else:
+        # Published prefixes are read-only; a directory must be writable before its entries can go, and readable before
+        # they can be listed.
+        with contextlib.suppress(FileNotFoundError):
+            path.chmod(stat.S_IRWXU)
         for directory, names, _ in os.walk(path):
-            # Published prefixes are read-only; a directory must be writable before its entries can go.
-            for entry in (directory, *(os.path.join(directory, name) for name in names)):
+            for name in names:
+                entry = os.path.join(directory, name)
                 with contextlib.suppress(FileNotFoundError):
                     if not os.path.islink(entry):
                         os.chmod(entry, stat.S_IRWXU)

@@ -19,13 +19,15 @@ import fcntl
 import os
 import time
 
-from envmgr.errors import Corrupt, EnvironmentInUse
+from envmgr.errors import Corrupt, EnvironmentInUse, PermissionRefused
 from envmgr.names import CANONICAL_VERSION, BuildId, EnvName, environment_name, is_alias, is_build_id, is_name
 
 SERVICE_ROOT = "/var/lib/envmgr"
 SERVICE_SOCKET_DIR = "/run/envmgr"
 PATIENCE_S = 2.0
 _PAUSE_S = 0.005
+_ABSENT = -1
+_HELD = -2
 
 
 def default_root() -> str:
@@ -121,7 +123,8 @@ def resolve_alias(root: str, word: str) -> "EnvName | None":
 def acquire(root: str, word: str, patience_s: float = PATIENCE_S) -> "Lease | None":
     """Resolve a name or an alias and lease its build; ``None`` when nothing is published under it.
 
-    Raises `EnvironmentInUse` when somebody holds the build's lease exclusively for longer than `patience_s`.
+    Raises `EnvironmentInUse` when somebody holds the build's lease exclusively for longer than `patience_s`, and
+    `Corrupt` when for as long the name leads to a build that has no lease.
     """
     deadline = 0.0
     while True:
@@ -138,6 +141,11 @@ def acquire(root: str, word: str, patience_s: float = PATIENCE_S) -> "Lease | No
         if not deadline:
             deadline = now + patience_s
         elif now > deadline:
+            if fd == _ABSENT:
+                raise Corrupt(
+                    f"{root}/envs/{name} leads to a build without a lease ({lease_path(root, build_id)} is missing)",
+                    hint="somebody deleted it by hand; envmgr repair makes a new build",
+                )
             raise EnvironmentInUse(
                 f"the lease of {name} ({lease_path(root, build_id)}) is held exclusively for over {patience_s:g} s",
                 hint="it is being removed, or a process locked it by mistake: envmgr doctor names who",
@@ -162,20 +170,35 @@ def seen_name(root: str, key: str) -> "EnvName | None":
 
 
 def _lock_shared(path: str) -> int:
-    """Open and share-lock; -1 when the file went away or somebody has it exclusively."""
+    """Open and share-lock; `_ABSENT` when there is no such file, `_HELD` when somebody has it exclusively."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
-        return -1
+        return _ABSENT
+    except PermissionError as error:
+        raise _not_readable(path) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # A build's id may be used again once nothing of it is on disk. So a reader that was stopped between open and
+        # lock can hold the lease of a deleted build while the name leads to a new one of the same id.
+        is_there = os.fstat(fd).st_nlink > 0
     except BlockingIOError:
         os.close(fd)
-        return -1
+        return _HELD
     except BaseException:
         os.close(fd)
         raise
+    if not is_there:
+        os.close(fd)
+        return _ABSENT
     return fd
+
+
+def _not_readable(path: str) -> PermissionRefused:
+    return PermissionRefused(
+        f"may not read {path} of the store: permission denied",
+        hint="the store's owner must let others search its directories, or choose another store with ENVMGR_ROOT",
+    )
 
 
 def _readlink(root: str, word: str) -> "str | None":
@@ -184,6 +207,8 @@ def _readlink(root: str, word: str) -> "str | None":
         return os.readlink(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except PermissionError as error:
+        raise _not_readable(path) from error
     except OSError as error:
         if error.errno != 22:  # EINVAL: there, but no symbolic link
             raise
