@@ -6,9 +6,11 @@ Everything here may block; `report` hears of progress from the calling thread. E
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from envmgr import ready
 from envmgr.errors import AliasTaken
 from envmgr.events import Reporter, ignore
 from envmgr.manager import (
@@ -26,8 +28,8 @@ from envmgr.store import publication, records
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
-    from envmgr.model import Damage, EnvironmentInfo, Spec
-    from envmgr.names import Alias, EnvName
+    from envmgr.model import Damage, EnvironmentInfo, Record, Spec
+    from envmgr.names import Alias, BuildId, EnvName
 
 
 class Manager:
@@ -69,6 +71,14 @@ class Manager:
                 ensured.lease.close()
                 raise
         return ensured
+
+    def remember_text(self, text: bytes, name: EnvName) -> None:
+        """Remember the name of a document without includes, so that the next caller need not parse it.
+
+        Nothing is promised: whoever may not write the store does without.
+        """
+        if os.access(self._layout.by_text, os.W_OK):
+            records.remember_text(self._layout, ready.text_key(text), name)
 
     def find(self, word: str) -> EnvName:
         """Return the name that a name or alias stands for; `EnvironmentNotFound`."""
@@ -121,6 +131,10 @@ class Manager:
     def show(self, name: EnvName) -> EnvironmentInfo:
         """Return one environment."""
         return inspection.show(self._layout, name)
+
+    def record(self, name: EnvName, build_id: BuildId) -> Record:
+        """Return what was recorded of a build when it was made; `Corrupt` when the record is damaged or gone."""
+        return records.read_record(self._layout, name, build_id)
 
     def log(self, name: EnvName) -> str:
         """Return the log of the published build, or of the last failure."""
