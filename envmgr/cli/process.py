@@ -1,0 +1,162 @@
+"""What surrounds every command: signals, errors, exit codes; the whole life of an ``envmgr`` process.
+
+* SIGINT, SIGTERM and SIGHUP raise in the main thread, so that whatever is being built is taken down and leases are
+  given back on the way out (exit codes 130, 143, 129). While that happens, further ones are ignored.
+* An error is one paragraph on standard error and, with ``--json``, one record on standard output instead.
+* A reader of standard output that went away (``envmgr list | head -1``) ends the process silently, with the exit code
+  that a shell gives for SIGPIPE.
+
+``--json`` counts for what Typer itself refuses, too, so it is looked for before Typer reads the words.
+"""
+
+# ruff: noqa: PLC0415 - only on the way to an error
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import typer
+
+from envmgr.cli import output, shapes
+from envmgr.cli.app import command
+from envmgr.cli.call import Globals
+from envmgr.errors import Cancelled, EnvmgrError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from envmgr.ports import Backend
+
+_SIGPIPE_EXIT_CODE = 128 + signal.SIGPIPE
+# The parent of all usage errors in click, which newer versions of Typer carry a copy of.
+_TyperUsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = None) -> int:
+    """Run one command and return its exit code.
+
+    `backend` replaces what builds environments, for programs that bring their own.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    given = Globals(backend=backend)
+    is_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
+    with _signals_raise():
+        try:
+            code = _run(words, given)
+            sys.stdout.flush()
+        except BaseException as error:  # noqa: BLE001 - the one place where every error becomes an exit code
+            return _fail(error, given, is_json=is_json)
+        return code
+
+
+def _run(words: list[str], given: Globals) -> int:
+    if hasattr(sys.stdout, "reconfigure"):
+        # Lockfiles and paths are bytes to whoever reads them; the locale has no say.
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    try:
+        with command().make_context("envmgr", words, obj=given) as context:
+            return command().invoke(context) or 0
+    except typer.Exit as end:
+        return end.exit_code
+
+
+@contextlib.contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let signals raise `Interrupted`, once, for the length of the block; ignored ones stay ignored (nohup)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        for other in before:
+            signal.signal(other, signal.SIG_IGN)
+        raise Interrupted(number)
+
+    before = {number: signal.getsignal(number) for number in numbers}
+    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _fail(error: BaseException, given: Globals, *, is_json: bool) -> int:
+    """Say what went wrong and return the exit code."""
+    if isinstance(error, OSError) and _is_output_gone():
+        return _SIGPIPE_EXIT_CODE
+    found = translated(error)
+    if given.is_debug:
+        import traceback
+
+        output.say("".join(traceback.format_exception(error)))
+    if is_json:
+        with contextlib.suppress(OSError):
+            output.write_record(shapes.error(found))
+            sys.stdout.flush()
+    else:
+        output.say(output.error_text(found))
+    return 128 + error.number if isinstance(error, Interrupted) else found.exit_code
+
+
+def translated(error: BaseException) -> EnvmgrError:
+    """Return the error of envmgr's own tree that stands for any other."""
+    if isinstance(error, EnvmgrError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        return Cancelled(f"ended by {signal.Signals(number).name}", signal=signal.Signals(number).name)
+    if isinstance(error, _TyperUsageError):
+        context = error.ctx
+        where = "envmgr" if context is None else context.command_path
+        hint = f"{where} --help"
+        if where == "envmgr run":
+            hint += "; the command's own options stand behind --"
+        return UsageError(error.format_message().replace("\n\t", " "), hint=hint)
+    if isinstance(error, OSError):
+        from pathlib import Path
+
+        from envmgr.store import opening
+
+        known = opening.translate(error, Path(str(error.filename or "the store")))
+        if isinstance(known, EnvmgrError):
+            return known
+    import traceback
+
+    return EnvmgrError(
+        f"unexpected {type(error).__name__}: {error}",
+        hint="this is a defect of envmgr; envmgr --debug … shows where it happened",
+        traceback=traceback.format_exception(error),
+    )
+
+
+def _is_output_gone() -> bool:
+    """Tell whether nobody reads standard output any more; if so, let nothing be written to it when Python ends."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with contextlib.suppress(OSError, ValueError):
+            devnull = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(devnull, sys.stdout.fileno())
+            os.close(devnull)
+        return True
+    except (OSError, ValueError):
+        return False
+    return False
