@@ -1,0 +1,132 @@
+"""Finds and ends every process that a builder has started, and the builder.
+
+A builder's family is found in three ways, because each misses somebody: its descendants (it is a subreaper, so whoever
+loses its own parent becomes its child; but only while it lives), the processes of its session (unless they began one of
+their own), and those with the build's mark in their environment (unless they cleared it). Not found is a process that
+did all three *and* whose parent is gone *and* that outlived the builder.
+
+The builder itself is not reaped before all others are gone: until then the kernel gives its number to nobody else, and
+the number of its session stays unmistakable. It is stopped first, so that nothing new is born while the others die.
+
+Source: proc(5), pidfd_open(2), PR_SET_CHILD_SUBREAPER in prctl(2), waitid(2) with WNOWAIT.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+MARK = "ENVMGR_BUILD"
+"""The variable that marks every process of a build; its value is the build's directory."""
+
+_FIRST_PAUSE_S = 0.002
+_LONGEST_PAUSE_S = 0.05
+_SAY_AFTER_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    pid: int
+    parent: int
+    session: int
+    started: int
+    is_dead: bool
+
+
+def end(builder: int, mark: str, say: Callable[[str], None]) -> None:
+    """Kill the family of the child `builder` and the builder, and return when all are gone.
+
+    The builder stays a zombie for the caller to reap. There is no time limit: while one of them lives (in a system call
+    that does not end, say), the build's directory is not free. `say` gets one line if that takes long.
+    """
+    _send(builder, signal.SIGSTOP)
+    _end_all(lambda: _family(builder, mark), say)
+    _send(builder, signal.SIGKILL)
+    while not has_exited(builder):
+        time.sleep(_FIRST_PAUSE_S)
+    _end_all(lambda: _family(builder, mark), say)  # what was born between the last look and the stop
+
+
+def has_exited(child: int) -> bool:
+    """Tell whether our own child has ended, without reaping it."""
+    try:
+        return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True  # somebody else in this process has reaped it
+
+
+def _end_all(look: Callable[[], dict[int, _Process]], say: Callable[[str], None]) -> None:
+    pause_s, began_at, is_said = _FIRST_PAUSE_S, time.monotonic(), False
+    while members := look():
+        for member in members.values():
+            _kill(member)
+        if not is_said and time.monotonic() - began_at > _SAY_AFTER_S:
+            is_said = True
+            say(f"waiting for processes that do not die: {', '.join(map(str, sorted(members)))}")
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+
+
+def _family(builder: int, mark: str) -> dict[int, _Process]:
+    processes = {process.pid: process for process in _processes()}
+    children: dict[int, list[int]] = {}
+    for process in processes.values():
+        children.setdefault(process.parent, []).append(process.pid)
+    found = {process.pid for process in processes.values() if process.session == builder}
+    todo = [builder]
+    while todo:
+        born = children.get(todo.pop(), [])
+        todo += born
+        found.update(born)
+    found.update(pid for pid in processes if pid not in found and _has_mark(pid, mark))
+    found -= {builder, os.getpid()}
+    return {pid: processes[pid] for pid in found if pid in processes and not processes[pid].is_dead}
+
+
+def _processes() -> list[_Process]:
+    return [process for name in os.listdir("/proc") if name.isdigit() and (process := _read(int(name))) is not None]
+
+
+def _read(pid: int) -> _Process | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return _Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), is_dead=fields[0] in {b"Z", b"X", b"x"})
+
+
+def _has_mark(pid: int, mark: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"{MARK}={mark}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def _kill(process: _Process) -> None:
+    """Kill exactly this process, not another that has got its number since."""
+    try:
+        fd = os.pidfd_open(process.pid)
+    except ProcessLookupError:
+        return
+    except OSError:  # a kernel before 5.3
+        _send(process.pid, signal.SIGKILL)
+        return
+    try:
+        now = _read(process.pid)
+        if now is not None and now.started == process.started:
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, number)

@@ -1,0 +1,237 @@
+"""Links unpacked packages into a prefix. Of rattler's install, only the linking is left.
+
+rattler looks for a package in a directory ``<name>-<version>-<build>`` of its cache, and takes one exclusive lock on
+that cache for the whole install. So each build gets a cache of its own: a directory of symbolic links with these names
+to the entries of `envmgr.backends.archives`. rattler follows them, hard-links what is behind them, fetches nothing, and
+its lock has no one to keep waiting. The paths of that cache, which rattler writes into its records, are then replaced
+by the entries' own.
+
+What rattler knows of a package comes from the package's own ``info/index.json``, its dependencies from the lockfile (a
+channel may have corrected them): so records are the same whether this host solved or got the lockfile.
+
+If rattler ever found an entry not to its taste it would fetch the package by itself, unverified. It gets a client that
+reaches nobody, so this fails instead.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from rattler import Client, Config, PackageCache, PackageRecord, RepoDataRecord
+from rattler import install as rattler_install
+from rattler.package_cache import PackageCacheLayer, ValidationMode
+
+from envmgr.backends.processes import Finished
+from envmgr.backends.rattler.errors import translating
+from envmgr.backends.rattler.solve import parse
+from envmgr.errors import BuildFailed, Corrupt
+from envmgr.events import Event, Reporter
+from envmgr.model import LockedPackage
+
+_UNREACHABLE = '[proxy-config]\nhttp = "http://127.0.0.1:9"\nhttps = "http://127.0.0.1:9"'
+_HARD_LINKS_ONLY = "allow-symbolic-links = false\nallow-ref-links = false"
+_CLOBBERS = "__clobbers__"
+_REPORT_EVERY = 20
+_SCRIPTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Linked:
+    """What linking found: warnings for the user, and link scripts as (package, script's path in the prefix)."""
+
+    warnings: tuple[str, ...]
+    scripts: tuple[tuple[LockedPackage, str], ...]
+
+
+async def link(
+    packages: Sequence[LockedPackage],
+    unpacked: Mapping[str, Path],
+    prefix: Path,
+    *,
+    scratch: Path,
+    requested: Sequence[str],
+    report: Reporter,
+) -> Linked:
+    """Make `prefix` of `packages`; `unpacked` says where each lies; `scratch` is made and removed again.
+
+    Blocks no other build. Runs no script. After an error the prefix is in pieces, and rattler's threads may still be
+    writing to it until this process ends.
+    """
+    records = [_record(package, unpacked[package.name]) for package in packages]
+    os.mkdir(scratch)
+    places: dict[str, Path] = {}
+    for record, package in zip(records, packages, strict=True):
+        place = scratch / _cache_name(record)
+        place.symlink_to(unpacked[package.name])
+        places[str(place)] = unpacked[package.name]
+    layer = PackageCacheLayer(scratch).with_validation_mode(ValidationMode.skip())
+    progress = _Progress(report, len(records))
+    with translating(f"cannot link into {prefix}"):
+        await rattler_install(
+            records,
+            target_prefix=prefix,
+            installed_packages=[],
+            execute_link_scripts=False,
+            show_progress=False,
+            client=Client.from_config(Config.from_toml(_UNREACHABLE), max_retries=0),
+            # The wrapper passes these on as they are, and its Rust half wants its own kind.
+            requested_specs=[spec._match_spec for spec in parse(requested)],  # noqa: SLF001
+            reporter=progress,  # type: ignore[arg-type]
+            config=Config.from_toml(_HARD_LINKS_ONLY),
+            package_cache=PackageCache.from_layers([layer]),
+        )
+    if progress.fetched:
+        raise Corrupt(
+            f"rattler did not take the unpacked package of {', '.join(progress.fetched)}",
+            hint="`envmgr gc` and another try unpack it anew",
+        )
+    shutil.rmtree(scratch)
+    _settle_records(prefix, places)
+    return Linked(_clobbered(prefix), tuple(_scripts(packages, unpacked)))
+
+
+def _record(package: LockedPackage, directory: Path) -> RepoDataRecord:
+    index = directory / "info/index.json"
+    doing = f"the package {package.name} {package.version} has no usable info/index.json"
+    with translating(doing):
+        record = PackageRecord.from_index_json(index, sha256=package.sha256, md5=package.md5)
+    if (record.name.normalized, str(record.version)) != (package.name.lower(), package.version):
+        raise Corrupt(
+            f"the archive {package.url} holds {record.name.normalized} {record.version}, "
+            f"not {package.name} {package.version}",
+            package=package.name,
+        )
+    if package.subdir:
+        record.subdir = package.subdir
+    if package.dependencies:
+        record.depends = [f"{name} {rest}".strip() for name, rest in package.dependencies]
+    channel, file_name = _split(package.url)
+    return RepoDataRecord(record, file_name=file_name, url=package.url, channel=channel)
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Return a package's channel (with a slash at its end) and file name."""
+    base, _, file_name = url.partition("#")[0].rpartition("/")
+    return base.rpartition("/")[0] + "/", unquote(urlsplit(file_name).path)
+
+
+def _cache_name(record: RepoDataRecord) -> str:
+    return f"{record.name.normalized}-{record.version}-{record.build}"
+
+
+class _Progress:
+    """rattler's reporter: counts linked packages, and notes what rattler would fetch."""
+
+    def __init__(self, report: Reporter, count: int) -> None:
+        self._report = report
+        self._count = count
+        self._linked = 0
+        self._names: list[str] = []
+        self.fetched: list[str] = []
+
+    def on_populate_cache_start(self, _operation: int, package_name: str) -> int:
+        self._names.append(package_name)
+        return len(self._names) - 1
+
+    def on_download_start(self, cache_entry: int) -> int:
+        self.fetched.append(self._names[cache_entry] if cache_entry < len(self._names) else "a package")
+        return 0
+
+    def on_link_complete(self, _index: int) -> None:
+        self._linked += 1
+        if self._linked % _REPORT_EVERY == 0 or self._linked == self._count:
+            self._report(Event("progress", "link", "", self._linked, self._count, "packages"))
+
+
+def _settle_records(prefix: Path, places: Mapping[str, Path]) -> None:
+    """Make conda-meta readable to everyone, and let it name the entries of the package cache, which stay."""
+    quoted = {json.dumps(old)[1:-1].encode(): json.dumps(str(new))[1:-1].encode() for old, new in places.items()}
+    for path in (prefix / "conda-meta").glob("*.json"):
+        data = path.read_bytes()
+        stem = path.name.removesuffix(".json").encode()
+        for old, new in quoted.items():
+            if old.endswith(stem):
+                data = data.replace(b'"' + old + b'"', b'"' + new + b'"')
+        path.unlink()
+        path.write_bytes(data)
+        path.chmod(0o644)
+
+
+def _clobbered(prefix: Path) -> tuple[str, ...]:
+    """Say which files several packages bring; rattler keeps one and puts the others aside."""
+    aside = prefix / _CLOBBERS
+    if not aside.is_dir():
+        return ()
+    losers: dict[str, list[str]] = {}
+    for path in sorted(path for path in aside.rglob("*") if not path.is_dir()):
+        package, *rest = path.relative_to(aside).parts
+        losers.setdefault("/".join(rest), []).append(package)
+    return tuple(f"{path} is in several packages; that of {', '.join(names)} lost" for path, names in losers.items())
+
+
+# ------------------------------------------------------------------------------------------------------ link scripts
+
+
+def _scripts(packages: Sequence[LockedPackage], unpacked: Mapping[str, Path]) -> list[tuple[LockedPackage, str]]:
+    return [
+        (package, where)
+        for package in packages
+        for where in (f"bin/.{package.name}-pre-link.sh", f"bin/.{package.name}-post-link.sh")
+        if os.path.lexists(unpacked[package.name] / where)
+    ]
+
+
+def run_scripts(
+    scripts: Sequence[tuple[LockedPackage, str]],
+    prefix: Path,
+    *,
+    allowed: Sequence[str] | None,
+    run: Callable[..., Finished],
+    environ: Mapping[str, str],
+    report: Reporter,
+) -> tuple[str, ...]:
+    """Run the post-link scripts of the `allowed` packages (``None``: of all); return the packages that were skipped.
+
+    As conda does: with ``PREFIX``, ``PKG_NAME``, ``PKG_VERSION``, ``PKG_BUILDNUM``, the prefix's programs first on the
+    path, and what a script leaves in ``.messages.txt`` is shown. Pre-link scripts, which conda has given up, never run.
+    A script that fails is `BuildFailed`.
+    """
+    skipped = []
+    for package, where in scripts:
+        if where.endswith("-pre-link.sh") or (allowed is not None and package.name not in allowed):
+            skipped.append(package.name)
+            continue
+        number = (package.build or "").rpartition("_")[2]
+        given = {
+            **environ,
+            "PATH": f"{prefix}/bin:{_SCRIPTS_PATH}",
+            "PREFIX": str(prefix),
+            "PKG_NAME": package.name,
+            "PKG_VERSION": package.version,
+            "PKG_BUILDNUM": number if number.isdigit() else "0",
+        }
+        report(Event("log", "link", f"running {where}"))
+        finished = run(
+            ["/bin/sh", prefix / where],
+            environ=given,
+            on_line=lambda line: report(Event("log", "link", line)),
+            cwd=prefix,
+        )
+        if finished.status != 0:
+            raise BuildFailed(
+                f"the post-link script of {package.name} failed with status {finished.status}: "
+                f"{' / '.join(finished.tail[-5:])}",
+                hint="the setting allow_link_scripts says whose scripts are run",
+                package=package.name,
+            )
+        messages = prefix / ".messages.txt"
+        if messages.is_file():
+            report(Event("warning", "link", f"{package.name} says: {messages.read_text('utf-8', 'replace').strip()}"))
+            messages.unlink()
+    return tuple(dict.fromkeys(skipped))
