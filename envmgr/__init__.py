@@ -31,8 +31,7 @@ from envmgr.errors import (
     UnsuitableFilesystem,
     UsageError,
 )
-
-__version__ = "0.1.0"
+from envmgr.version import __version__
 
 __all__ = [
     "AliasTaken",

@@ -15,7 +15,7 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from envmgr import __version__
+from envmgr.version import __version__
 from envmgr.cli.call import Globals
 from envmgr.cli.commands import inspect, maintain, make, run
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envmgr import __version__, errors, fsio, lockfile, policy, ready
+from envmgr import errors, fsio, lockfile, policy, ready
 from envmgr.errors import (
     Cancelled,
     EnvmgrError,
@@ -33,6 +33,7 @@ from envmgr.manager.context import Context, free_space
 from envmgr.manager.waiting import Pauses, TimeLimit, told_to_wait
 from envmgr.model import Failure, Record, Spec
 from envmgr.store import locks, opening, publication, records, sweep
+from envmgr.version import __version__
 
 if TYPE_CHECKING:
     from envmgr.names import EnvName

@@ -166,10 +166,6 @@ def _duration(value: object) -> float:
     return _with_unit(value, {"": 1.0, **_DURATION_UNITS}) if isinstance(value, str) else _number(value)
 
 
-def _age(value: object) -> float | None:
-    return None if value == "never" else _duration(value)
-
-
 def _size(value: object) -> int:
     if isinstance(value, str):
         return int(_with_unit(value, _SIZE_UNITS))
@@ -179,7 +175,6 @@ def _size(value: object) -> int:
 
 
 DURATION: Kind[float] = Kind("seconds, or a text such as 30m, 12h or 7d", _duration, _duration)
-AGE: Kind[float | None] = Kind("seconds, a text such as 12h or 7d, or never", _age, _age)
 SIZE: Kind[int] = Kind("bytes, or a text such as 1GiB", _size, _size)
 
 

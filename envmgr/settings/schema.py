@@ -192,24 +192,6 @@ class Values:
     min_free_inodes: int = setting(
         20_000, kinds.integer(0, 10**12), "A build does not begin with fewer free inodes than this."
     )
-    build_nice: int = setting(0, kinds.integer(0, 19), "By how much builds yield to other processes.", service=5)
-    wait_report_s: float = setting(
-        60.0, kinds.DURATION, "How often a wait for another process's build is reported again."
-    )
-
-    # ------------------------------------------------------------------------------------------------------- collection
-    collect_min_age_s: float = setting(
-        3600.0, kinds.DURATION, "What was built or used within this time is never collected."
-    )
-    collect_max_age_s: float | None = setting(
-        30 * 86400.0, kinds.AGE, "Environments unused for this long are collected by `envmgr gc`."
-    )
-    cache_max_age_s: float | None = setting(
-        30 * 86400.0, kinds.AGE, "Cached packages in no environment and unused for this long are collected."
-    )
-    trash_max_age_s: float | None = setting(
-        7 * 86400.0, kinds.AGE, "What was quarantined (foreign files in `envs/`) is deleted after this time."
-    )
 
     # ------------------------------------------------------------------------------------------- other programs' files
     use_condarc: bool = setting(

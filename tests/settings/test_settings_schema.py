@@ -26,8 +26,7 @@ KEYS = [
     "extra_index_urls", "find_links", "no_index", "allow_replacing_conda", "allowed_channels", "allowed_indexes",
     "allow_git_urls", "allow_sdists", "allow_link_scripts", "allow_md5", "offline", "verify_tls", "ca_file",
     "proxies", "mirrors", "netrc_file", "auth_file", "timeout_s", "max_retries", "parallel_downloads",
-    "min_free_bytes", "min_free_inodes", "build_nice", "wait_report_s", "collect_min_age_s", "collect_max_age_s",
-    "cache_max_age_s", "trash_max_age_s", "use_condarc", "use_pip_conf",
+    "min_free_bytes", "min_free_inodes", "use_condarc", "use_pip_conf",
 ]  # fmt: skip
 
 CLUSTER_WIDE = [
@@ -74,7 +73,7 @@ def test_table_without_a_store_is_the_documentation() -> None:
     by_key = {row.key: row for row in rows}
     assert by_key["allow_sdists"].personal_default == "all"
     assert by_key["allow_sdists"].service_default == []
-    assert by_key["collect_max_age_s"].personal_default == 30 * 86400
+    assert by_key["min_free_bytes"].personal_default == 1 << 30
     assert by_key["index_url"].other_variables == ("UV_INDEX_URL", "UV_DEFAULT_INDEX", "PIP_INDEX_URL")
     assert by_key["virtual_packages"].other_variables == ("CONDA_OVERRIDE_*",)
 
@@ -99,7 +98,6 @@ def test_json_has_every_key(machine: Machine) -> None:
             {"90": 90, "1.5": 1.5, "30m": 1800, "12h": 43200, "7 d": 604800},
             ["", "-1", "1w", "nan", "h"],
         ),
-        (kinds.AGE, {"never": None, "1d": 86400}, ["always", "inf", "1e400"]),
         (kinds.SIZE, {"5": 5, "1GiB": 1 << 30, "2 MB": 2_000_000, "0.5kib": 512}, ["", "-5", "1 parsec", "."]),
         (kinds.integer(0, 19), {"0": 0, "19": 19}, ["20", "-1", "1.0", ""]),
         (kinds.STRINGS, {"": (), "a, b,,c ": ("a", "b", "c")}, []),

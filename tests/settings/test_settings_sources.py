@@ -91,8 +91,6 @@ def test_every_kind_in_a_file(machine: Machine) -> None:
         allow_link_scripts = ["Tool"]
         channel_priority = "flexible"
         min_free_bytes = "2GiB"
-        collect_max_age_s = "never"
-        cache_max_age_s = "7d"
         timeout_s = 2.5
         exclude_newer = 2026-01-02
         ca_file = "~/ca.pem"
@@ -107,8 +105,6 @@ def test_every_kind_in_a_file(machine: Machine) -> None:
     assert settings.allow_link_scripts == ("Tool",)
     assert settings.channel_priority == "flexible"
     assert settings.min_free_bytes == 2 << 30
-    assert settings.collect_max_age_s is None
-    assert settings.cache_max_age_s == 7 * 86400
     assert settings.timeout_s == 2.5
     assert settings.exclude_newer == "2026-01-02T23:59:59Z"
     assert settings.ca_file == f"{machine.home}/ca.pem"
