@@ -13,7 +13,9 @@ DEAR = ("asyncio", "ctypes", "dataclasses", "enum", "json", "pathlib", "re", "su
 
 def modules_after(statement: str) -> set[str]:
     """Return what a bare interpreter has loaded after `statement`, beyond what it had before."""
-    program = f"import sys; sys.path.insert(0, sys.argv[1]); a = set(sys.modules); {statement}; print(*set(sys.modules) - a)"
+    program = (
+        f"import sys; sys.path.insert(0, sys.argv[1]); a = set(sys.modules); {statement}; print(*set(sys.modules) - a)"
+    )
     root = __import__("envmgr").__path__[0].rpartition("/")[0]
     run = subprocess.run([sys.executable, "-I", "-S", "-c", program, root], capture_output=True, text=True, check=True)
     return {module.partition(".")[0] if not module.startswith("envmgr") else module for module in run.stdout.split()}
