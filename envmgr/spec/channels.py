@@ -47,8 +47,8 @@ def _location(text: str) -> tuple[str, bool]:
         raise Refusal("a channel has no name")
     if is_url(text):
         url = parse_url(text, schemes=SCHEMES)
-        if url.query or url.fragment:
-            raise Refusal(f"the channel {shown(str(url))} has a query or a fragment", "name the channel's own URL")
+        if url.query or url.fragment or "[" in url.path or "]" in url.path:
+            raise Refusal(f"the channel {shown(str(url))} has a query, a fragment or brackets", "name its own URL")
         return str(url).rstrip("/"), url.had_credentials
     if text.startswith("/") and not text.startswith("//"):
         return str(parse_url("file://" + text, schemes=("file",))).rstrip("/"), False

@@ -128,7 +128,9 @@ class _Reader:
         rest = self._text[self._index :].strip()
         match = _TOKEN.match(self._text, self._index)
         if match is None and rest:
-            raise Refusal(f"the marker {shown(self._text)} is not readable from {shown(rest)} on")
+            raise Refusal(
+                f"the marker {shown(self._text)} is not readable from {shown(rest)} on", "values stand in quotes"
+            )
         self.token = None
         if match is not None:
             self._index = match.end()

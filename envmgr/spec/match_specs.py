@@ -219,7 +219,7 @@ def _package_url(text: str, keys: dict[str, str]) -> tuple[str, bool]:
     url = parse_url(text, schemes=SCHEMES)
     path, _, file_name = url.path.rpartition("/")
     match = _FILE_NAME.fullmatch(file_name)
-    if match is None or url.query:
+    if match is None or url.query or "[" in path or "]" in path:
         raise Refusal(
             f"{shown(str(url))} is not the URL of a conda package", "it ends in NAME-VERSION-BUILD.conda or .tar.bz2"
         )

@@ -107,7 +107,10 @@ def _clauses(text: str, whole: str) -> str:
         text = text[1:-1].strip()
     if not text:
         return ""
-    return ",".join(sorted({_clause(part.strip(), whole) for part in text.removesuffix(",").split(",")}))
+    parts = [part.strip() for part in text.removesuffix(",").split(",")]
+    if len(parts) > 1 and any(part.startswith("===") for part in parts):
+        raise Refusal(f"{shown(whole)}: '===' does not go with other bounds")
+    return ",".join(sorted({_clause(part, whole) for part in parts}))
 
 
 def _clause(text: str, whole: str) -> str:

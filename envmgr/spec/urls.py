@@ -13,7 +13,7 @@ from typing import NamedTuple
 from envmgr.spec.problems import Refusal, shown
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/?#]*)([^?#]*)(\?[^#]*)?(#.*)?")
-_ALLOWED = re.compile(r"[!#-;=?-Z_a-z{}~]*")
+_ALLOWED = re.compile(r"[!#-;=?-\[\]_a-z{}~]*")
 _HOST = re.compile(r"(?:[A-Za-z0-9._~${}%-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]+))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443", "ftp": "21", "git+http": "80", "git+https": "443"}
 _TOKEN = re.compile(r"/t/[^/]+(/|$)")
