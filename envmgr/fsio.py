@@ -84,8 +84,11 @@ def _beside(path: Path) -> Path:
     return path.with_name(f"{TEMPORARY}{path.name}-{uuid.uuid4().hex[:12]}")
 
 
-def write_file(step: Step, path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Replace or create `path` in one step; readers see the old bytes or the new ones, never a part."""
+def write_file(step: Step, path: Path, data: bytes, *, mode: int = 0o644, is_exclusive: bool = False) -> None:
+    """Replace or create `path` in one step; readers see the old bytes or the new ones, never a part.
+
+    With `is_exclusive`, `FileExistsError` when anything stands there.
+    """
     _reach(step, "before")
     temporary = _beside(path)
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -96,7 +99,11 @@ def write_file(step: Step, path: Path, data: bytes, *, mode: int = 0o644) -> Non
             os.fchmod(file.fileno(), mode)
             os.fsync(file.fileno())
         _reach(step, "temporary")
-        os.replace(temporary, path)
+        if is_exclusive:
+            os.link(temporary, path)
+            temporary.unlink()
+        else:
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -25,9 +25,15 @@ Mode = Literal["personal", "service"]
 def open_for_reading(root: Path) -> Layout | None:
     """Return the layout of a store that exists, or ``None``; anybody may, nothing is written."""
     layout = Layout(root)
-    if not layout.owner.exists():
-        return None
-    _check_format(layout)
+    try:
+        if not layout.owner.exists():
+            return None
+        _check_format(layout)
+    except PermissionError as error:
+        raise PermissionRefused(
+            f"may not read the store {root}: {error.strerror}",
+            hint="its owner must let others search its directories; ENVMGR_ROOT or --root choose another",
+        ) from error
     return layout
 
 
@@ -66,19 +72,16 @@ def translate(error: OSError, where: Path) -> Exception:
 
 
 def _create(layout: Layout, mode: Mode) -> None:
-    umask = os.umask(0o022)
-    try:
-        for directory in layout.directories():
-            fsio.make_directory(Step.STORE, directory, parents=True)
-        os.chmod(layout.locks, 0o700)
-    finally:
-        os.umask(umask)
+    for directory in layout.directories():
+        mode_bits = 0o700 if directory == layout.locks else 0o755
+        fsio.make_directory(Step.STORE, directory, mode=mode_bits, parents=True)
     check_filesystem(layout)
-    if not layout.store_id.exists():
-        fsio.write_file(Step.STORE, layout.store_id, f"{uuid.uuid4()}\n".encode())
     document = {"format": FORMAT, "uid": os.geteuid(), "mode": mode}
-    # Last: a store is there when its owner is known; two processes that make it at once write the same.
-    fsio.write_file(Step.STORE, layout.owner, (json.dumps(document) + "\n").encode())
+    # The owner comes last: a store is there when its owner is known. Of two processes that make it at once, the first
+    # gives it its identity for good; one that was stopped meanwhile must not change what others have read already.
+    for path, text in ((layout.store_id, str(uuid.uuid4())), (layout.owner, json.dumps(document))):
+        with contextlib.suppress(FileExistsError):
+            fsio.write_file(Step.STORE, path, f"{text}\n".encode(), is_exclusive=True)
 
 
 def owner(layout: Layout) -> tuple[int, Mode]:

@@ -6,10 +6,11 @@ everything else is on disk, and nothing of a build is changed afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from envmgr import fsio
-from envmgr.errors import AliasTaken, EnvironmentNotFound
+from envmgr.errors import AliasTaken, Corrupt, EnvironmentNotFound
 from envmgr.fsio import Step
 from envmgr.names import Alias, BuildId, EnvName, is_alias, is_build_id, is_name
 from envmgr.ready import resolve
@@ -115,29 +116,41 @@ def all_aliases(layout: Layout) -> dict[Alias, EnvName]:
 def set_alias(layout: Layout, alias: Alias, name: EnvName, *, move: bool = False) -> None:
     """Let `alias` stand for `name`; `AliasTaken` when it stands for another one and `move` is false.
 
-    The first of two racing callers wins; the other gets the error, never the other's environment.
+    The first of two racing callers wins; the other gets the error, never the other's environment. What envmgr did not
+    make is never replaced, but `Corrupt`.
     """
-    try:
-        fsio.link_exclusive(Step.ALIAS, name, layout.alias(alias))
-    except FileExistsError:
-        held_by = all_aliases(layout).get(alias)
+    while True:
+        try:
+            fsio.link_exclusive(Step.ALIAS, name, layout.alias(alias))
+        except FileExistsError:
+            held_by = all_aliases(layout).get(alias)
+        else:
+            return
+        if held_by is None:
+            if not os.path.lexists(layout.alias(alias)):
+                continue  # dropped this very moment
+            raise Corrupt(
+                f"{layout.alias(alias)} is no alias of envmgr",
+                hint="another program wrote there; envmgr doctor quarantines it",
+            )
         if held_by == name:
             return
         if not move:
-            taken = held_by or "something that envmgr did not make"
             raise AliasTaken(
-                f"alias {alias!r} stands for {taken}, not for {name}",
+                f"alias {alias!r} stands for {held_by}, not for {name}",
                 hint="--move lets it stand for the new one; processes that run keep the old one",
                 alias=alias,
                 name=held_by,
-            ) from None
+            )
         fsio.link_replacing(Step.ALIAS, name, layout.alias(alias))
+        return
 
 
 def remove_alias(layout: Layout, alias: Alias) -> EnvName:
     """Drop an alias and return what it stood for; nothing else is touched. `EnvironmentNotFound` when not set."""
     name = all_aliases(layout).get(alias)
-    if name is None:
-        raise EnvironmentNotFound(f"there is no alias {alias!r}", hint="envmgr alias list shows them")
-    fsio.unlink(Step.ALIAS_REMOVAL, layout.alias(alias))
-    return name
+    if name is not None:
+        with contextlib.suppress(FileNotFoundError):
+            fsio.unlink(Step.ALIAS_REMOVAL, layout.alias(alias))
+            return name
+    raise EnvironmentNotFound(f"there is no alias {alias!r}", hint="envmgr alias list shows them")

@@ -20,6 +20,7 @@ from envmgr.store.layout import Layout
 
 FOREIGN = "foreign-"
 """How the trash calls what doctor moved out of ``envs/``."""
+_ENTRY_MAX_BYTES = 200
 
 
 def begin_build(layout: Layout, name: EnvName, digest: str) -> Lease:
@@ -101,7 +102,8 @@ def sweep_name(layout: Layout, digest: str) -> tuple[BuildId, ...]:
 
 def quarantine(layout: Layout, entry: str) -> Path:
     """Move what doctor found in ``envs/`` into the trash, undeleted, and return where it is now."""
-    target = layout.trash / f"{FOREIGN}{os.urandom(6).hex()}-{entry}"
+    kept = os.fsdecode(os.fsencode(entry)[:_ENTRY_MAX_BYTES])  # with what comes before it, no longer than names may be
+    target = layout.trash / f"{FOREIGN}{os.urandom(6).hex()}-{kept}"
     fsio.move(Step.QUARANTINE, layout.envs / entry, target)
     return target
 
