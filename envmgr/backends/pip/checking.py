@@ -35,12 +35,12 @@ def check(prefix: Path, *, uv_cache: Path, run: Runner = run_process, report: Re
     return found or (f"the installed packages could not be checked: {explanation(finished)}",)
 
 
-def unmet(requirements: Sequence[str], prefix: Path) -> tuple[str, ...]:
+def unmet(requirements: Sequence[str], prefix: Path, *, run: Runner = run_process) -> tuple[str, ...]:
     """Return a sentence for each requirement that no installed distribution meets, whoever installed it.
 
     Lines of a requirements file, as for `lock`; a bare URL has no name to look for and is not judged.
     """
-    interpreter = inspect(prefix)
+    interpreter = inspect(prefix, run=run)
     distributions = installed(interpreter.site_packages)
     environment = _marker_environment(interpreter)
     found = []

@@ -7,15 +7,18 @@ without ``site``); the tags are computed here. Platform tags are this process's 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
+from typing import Protocol
 
 from packaging import tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
-from envmgr.backends.processes import run
+from envmgr.backends.processes import Finished
+from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed
 
 _FACTS = """
@@ -76,14 +79,20 @@ class Interpreter:
             yield from tags.compatible_tags((major, minor), f"{short}{digits}", platforms)
 
 
+class Runner(Protocol):
+    """`envmgr.backends.processes.run`, or the same with the lease's descriptor bound."""
+
+    def __call__(self, command: Sequence[str | PathLike[str]], *, environ: Mapping[str, str]) -> Finished: ...
+
+
 def python_of(prefix: Path) -> Path:
     return prefix / "bin" / "python"
 
 
-def inspect(prefix: Path) -> Interpreter:
+def inspect(prefix: Path, *, run: Runner = run_process) -> Interpreter:
     """Start the prefix's interpreter (bare, 15 ms) and return what it is; `BuildFailed` if it does not start."""
     path = python_of(prefix)
-    command: list[str | Path] = [path, "-I", "-S", "-c", _FACTS, str(prefix)]
+    command: list[str | PathLike[str]] = [path, "-I", "-S", "-c", _FACTS, str(prefix)]
     try:
         finished = run(command, environ={"LC_ALL": "C.UTF-8", "PATH": f"{prefix}/bin:/usr/bin:/bin"})
     except OSError as error:

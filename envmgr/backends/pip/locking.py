@@ -32,7 +32,7 @@ from envmgr.backends.pip.uv import Runner, Uv, explanation, place, prepared, tra
 from envmgr.backends.processes import Finished
 from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed, Corrupt, EnvmgrError, PolicyRefused, Unsatisfiable
-from envmgr.events import Event, Reporter, ignore
+from envmgr.events import Reporter, ignore
 from envmgr.lockfile.urls import strip_credentials
 from envmgr.model import LockedPackage
 from envmgr.wire import Network, PipSettings
@@ -77,7 +77,7 @@ def lock(
     `environ` is added to uv's environment: the activation's variables, which a build from source may need. Nothing is
     installed. Raises `Unsatisfiable`, `PolicyRefused`, `ChannelError` and its kinds, `Corrupt`, `BuildFailed`.
     """
-    interpreter = inspect(prefix)
+    interpreter = inspect(prefix, run=run)
     with prepared(
         prefix, settings=settings, network=network, uv_cache=uv_cache, environ=environ or {}, run=run, report=report
     ) as uv:
@@ -203,8 +203,6 @@ class _Solving:
             packages.append(package)
             if is_built:
                 fragile.append(name)
-        for replacement in replaced:
-            self._uv.report(Event("warning", "pip-lock", f"the pip section replaces conda's {replacement}"))
         return Locked(tuple(packages), tuple(sorted(fragile)), tuple(sorted(replaced)))
 
     def _package(

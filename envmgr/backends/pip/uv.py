@@ -53,8 +53,8 @@ class Runner(Protocol):
         command: Sequence[str | PathLike[str]],
         *,
         environ: Mapping[str, str],
-        on_line: Callable[[str], None],
-        cwd: Path | None,
+        on_line: Callable[[str], None] = ...,
+        cwd: Path | None = ...,
     ) -> Finished: ...
 
 
@@ -132,6 +132,7 @@ def _base(prefix: Path, home: Path, uv_cache: Path) -> dict[str, str]:
         "PATH": f"{prefix}/bin:{_SYSTEM_PATH}",
         "CONDA_PREFIX": str(prefix),  # where a build from source looks for the environment's libraries
         "HOME": str(home),
+        "TMPDIR": str(home),
         "LC_ALL": "C.UTF-8",
         "NO_COLOR": "1",
         "UV_CACHE_DIR": str(uv_cache),
