@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from envmgr import fsio, lockfile
-from envmgr.backends import activation, archives, families, interpreter_hook, pip, processes
+from envmgr.backends import activation, archives, bytecode, families, interpreter_hook, pip, processes
 from envmgr.backends.archives import Archives
 from envmgr.backends.processes import Finished
 from envmgr.backends.rattler import link as linking
@@ -28,7 +28,7 @@ from envmgr.backends.rattler import prefix as prefixes
 from envmgr.backends.rattler import solve as solving
 from envmgr.backends.rattler import virtual_packages as virtual
 from envmgr.backends.rattler.network import Http
-from envmgr.errors import BuildFailed
+from envmgr.errors import BuildFailed, LockfileMismatch
 from envmgr.events import Event, Phase, Reporter
 from envmgr.fsio import Step
 from envmgr.lockfile import strip_credentials
@@ -120,8 +120,10 @@ class _Build:
                 solution = await solving.solve(request, host)
             writer = asyncio.ensure_future(asyncio.to_thread(_import_conda_lock))
         conda = _conda(lock.packages) if lock is not None else solution.packages if solution is not None else ()
-        if lock is not None and request.action == "build":
-            virtual.check(lock, host)
+        if lock is not None:
+            self._check_given(lock)
+            if request.action == "build":
+                virtual.check(lock, host)
 
         with archives.in_use(Path(request.package_cache)):
             if lock is None and request.action == "lock" and not request.pip and all(one.md5 for one in conda):
@@ -135,9 +137,11 @@ class _Build:
                 lock = await self._finish_lock(conda, solution, added, not_reproducible, writer)
             else:
                 self._write_lock(lock)
+                self._on_locked(lock.text)
             if request.action == "lock":
                 return self._result(lock, 0)
             self._install_pip(lock)
+            self._check_pip()
             interpreter_hook.install(self._prefix)
             self._capture_activation()
             self._compile()
@@ -178,6 +182,14 @@ class _Build:
         return package if package.md5 else replace(package, md5=await self._archives.md5_of(package))
 
     # ---------------------------------------------------------------------------------------------------- lockfile
+
+    def _check_given(self, lock: Lockfile) -> None:
+        """Make sure that a lockfile that was given has what the spec asks for, as far as it shows before installing."""
+        request = self._request
+        comparison = lockfile.compare(request.conda, request.pip, lock)
+        unmet = [*comparison.unmet, *solving.unmet(comparison.to_match)]
+        if unmet:
+            raise _mismatch(unmet)
 
     async def _finish_lock(
         self,
@@ -247,6 +259,14 @@ class _Build:
                 report=self._report,
             )
 
+    def _check_pip(self) -> None:
+        """Make sure that what a given lockfile has installed, conda's packages too, meets the pip section."""
+        request = self._request
+        if request.lockfile is not None and request.pip:
+            unmet = pip.unmet(request.pip, self._prefix)
+            if unmet:
+                raise _mismatch(unmet)
+
     def _uv_cache(self) -> Path:
         cache = Path(self._request.uv_cache)
         cache.mkdir(parents=True, exist_ok=True)
@@ -264,7 +284,7 @@ class _Build:
         if self._python() is None:
             return
         with self._report.phase("compile"):
-            pass
+            bytecode.compile_prefix(self._prefix, run=self._run, report=self._report)
 
     async def _check(self, lock: Lockfile) -> prefixes.Census:
         """Take the right to write away, and look whether the prefix is what it must be."""
@@ -339,6 +359,14 @@ def _run_tool(
         cwd=cwd,
         pass_fds=(lease_fd,),
         timeout_s=timeout_s,
+    )
+
+
+def _mismatch(unmet: Sequence[str]) -> LockfileMismatch:
+    return LockfileMismatch(
+        f"the given lockfile does not satisfy the spec: {'; '.join(unmet)}",
+        hint="make it anew: envmgr lock FILE -o OUT",
+        unmet=list(unmet),
     )
 
 

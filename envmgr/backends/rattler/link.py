@@ -29,7 +29,7 @@ from rattler.package_cache import PackageCacheLayer, ValidationMode
 
 from envmgr.backends.processes import Finished
 from envmgr.backends.rattler.errors import translating
-from envmgr.backends.rattler.solve import parse
+from envmgr.backends.rattler.solve import build_number, parse
 from envmgr.errors import BuildFailed, Corrupt
 from envmgr.events import Event, Reporter
 from envmgr.model import LockedPackage
@@ -207,14 +207,13 @@ def run_scripts(
         if where.endswith("-pre-link.sh") or (allowed is not None and package.name not in allowed):
             skipped.append(package.name)
             continue
-        number = (package.build or "").rpartition("_")[2]
         given = {
             **environ,
             "PATH": f"{prefix}/bin:{_SCRIPTS_PATH}",
             "PREFIX": str(prefix),
             "PKG_NAME": package.name,
             "PKG_VERSION": package.version,
-            "PKG_BUILDNUM": number if number.isdigit() else "0",
+            "PKG_BUILDNUM": str(build_number(package)),
         }
         report(Event("log", "link", f"running {where}"))
         finished = run(

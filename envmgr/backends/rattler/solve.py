@@ -18,7 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rattler import ChannelPriority, Gateway, MatchSpec, RepoDataRecord, SourceConfig, Subdir
+from rattler import (
+    BuildString,
+    ChannelPriority,
+    Gateway,
+    MatchSpec,
+    PackageRecord,
+    RepoDataRecord,
+    SourceConfig,
+    Subdir,
+)
 from rattler import solve as rattler_solve
 from rattler.exceptions import GatewayError
 from rattler.repo_data import MultiSource
@@ -41,6 +50,7 @@ _PRIORITIES = {
     "disabled": ChannelPriority.Disabled,
 }
 _DEPENDENCY = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.\-]*)\s*(.*)", re.DOTALL)
+_CHANNEL = re.compile(r"^[^\s\[]*::")
 _NOT_MODIFIED = "status code (304"
 
 
@@ -120,6 +130,34 @@ def parse(texts: Iterable[str]) -> list[MatchSpec]:
         with translating(f"cannot read the requirement {text!r}"):
             specs.append(MatchSpec(text))
     return specs
+
+
+def unmet(pairs: Iterable[tuple[str, LockedPackage]]) -> list[str]:
+    """Say which of these pairs of a MatchSpec and a locked package do not match; channels do not count."""
+    found = []
+    for text, package in pairs:
+        (spec,) = parse([_CHANNEL.sub("", text)])
+        record = PackageRecord(
+            name=package.name,
+            version=package.version,
+            build=BuildString(package.build or "0"),
+            build_number=build_number(package),
+            subdir=package.subdir or "noarch",
+            arch=None,
+            platform=None,
+            noarch=None,
+            sha256=bytes.fromhex(package.sha256) if package.sha256 else None,
+            md5=bytes.fromhex(package.md5) if package.md5 else None,
+        )
+        if not spec.matches(record):
+            found.append(f"{text}: the lockfile has {package.name} {package.version} {package.build or ''}".rstrip())
+    return found
+
+
+def build_number(package: LockedPackage) -> int:
+    """Return the build number, which by convention is what a build string ends with."""
+    number = (package.build or "").rpartition("_")[2]
+    return int(number) if number.isdigit() else 0
 
 
 def _time(text: str) -> dt.datetime:

@@ -55,92 +55,91 @@ class _Http(ThreadingHTTPServer):
         """Say nothing: clients that break off are what the tests are about."""
 
 
+class _Quiet(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+class _Files(_Quiet):
+    """Answers from a directory; `serve` makes a subclass with these for each server."""
+
+    directory: Path
+    server_of: Server
+
+    def do_HEAD(self) -> None:
+        self._answer(has_body=False)
+
+    def do_GET(self) -> None:
+        self._answer(has_body=True)
+
+    def _plain(self, status: int) -> None:
+        self.send_response(status)
+        if status == 401:
+            self.send_header("WWW-Authenticate", 'Basic realm="test"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _status(self, path: str) -> int:
+        """Return the status that is to be answered, 0 for a normal answer."""
+        behaviour = self.server_of.behaviour
+        if behaviour.user is not None:
+            wanted = base64.b64encode(":".join(behaviour.user).encode()).decode()
+            if self.headers.get("Authorization") != f"Basic {wanted}":
+                return 401
+        for part, statuses in behaviour.statuses.items():
+            if part in path and statuses:
+                return statuses.pop(0) if len(statuses) > 1 else statuses[0]
+        return 0 if (self.directory / path.lstrip("/")).is_file() else 404
+
+    def _answer(self, *, has_body: bool) -> None:
+        behaviour = self.server_of.behaviour
+        path = unquote(urlsplit(self.path).path)
+        if has_body:
+            self.server_of.requests.append(path)
+        self.server_of.authorizations.append(self.headers.get("Authorization", ""))
+        if status := self._status(path):
+            self._plain(status)
+            return
+        data = (self.directory / path.lstrip("/")).read_bytes()
+        if behaviour.change is not None:
+            data = behaviour.change(path, data)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if has_body:
+            self._send(path, data)
+
+    def _send(self, path: str, data: bytes) -> None:
+        behaviour = self.server_of.behaviour
+        half = len(data) // 2
+        if behaviour.stall is not None and behaviour.stall in path:
+            self.wfile.write(data[:half])
+            behaviour.release.wait(60)
+            self.wfile.write(data[half:])
+        elif part := next((one for one, times in behaviour.truncate.items() if one in path and times > 0), None):
+            behaviour.truncate[part] -= 1
+            self.wfile.write(data[:half])
+            self.close_connection = True
+        elif behaviour.chunk_pause_s and path.endswith((".conda", ".tar.bz2")):
+            for start in range(0, len(data), 1024):
+                self.wfile.write(data[start : start + 1024])
+                time.sleep(behaviour.chunk_pause_s)
+        else:
+            self.wfile.write(data)
+
+
 @contextlib.contextmanager
 def serve(directory: Path, *, tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
     """Serve `directory`; with `tls` = (certificate, key) over https."""
-    behaviour = Behaviour()
-    requests: list[str] = []
-    authorizations: list[str] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
-        def do_HEAD(self) -> None:
-            self._answer(has_body=False)
-
-        def do_GET(self) -> None:
-            self._answer(has_body=True)
-
-        def _plain(self, status: int) -> None:
-            self.send_response(status)
-            if status == 401:
-                self.send_header("WWW-Authenticate", 'Basic realm="test"')
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def _status(self, path: str) -> int:
-            for part, statuses in behaviour.statuses.items():
-                if part in path and statuses:
-                    return statuses.pop(0) if len(statuses) > 1 else statuses[0]
-            return 0
-
-        def _answer(self, *, has_body: bool) -> None:
-            path = unquote(urlsplit(self.path).path)
-            if has_body:
-                requests.append(path)
-            given = self.headers.get("Authorization", "")
-            authorizations.append(given)
-            if behaviour.user is not None:
-                wanted = base64.b64encode(":".join(behaviour.user).encode()).decode()
-                if given != f"Basic {wanted}":
-                    return self._plain(401)
-            if status := self._status(path):
-                return self._plain(status)
-            file = directory / path.lstrip("/")
-            if not file.is_file():
-                return self._plain(404)
-            data = file.read_bytes()
-            if behaviour.change is not None:
-                data = behaviour.change(path, data)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(data)))
-            self.send_header("Cache-Control", "no-cache")
-            self.end_headers()
-            if has_body:
-                self._body(path, data)
-            return None
-
-        def _body(self, path: str, data: bytes) -> None:
-            half = len(data) // 2
-            if behaviour.stall is not None and behaviour.stall in path:
-                self.wfile.write(data[:half])
-                self.wfile.flush()
-                behaviour.release.wait(60)
-                self.wfile.write(data[half:])
-                return
-            for part, times in behaviour.truncate.items():
-                if part in path and times > 0:
-                    behaviour.truncate[part] -= 1
-                    self.wfile.write(data[:half])
-                    self.wfile.flush()
-                    self.close_connection = True
-                    return
-            if behaviour.chunk_pause_s and path.endswith((".conda", ".tar.bz2")):
-                for start in range(0, len(data), 1024):
-                    self.wfile.write(data[start : start + 1024])
-                    self.wfile.flush()
-                    time.sleep(behaviour.chunk_pause_s)
-                return
-            self.wfile.write(data)
-
-    with _running(Handler, tls) as url:
+    server = Server("", Behaviour(), [], [])
+    handler = type("Handler", (_Files,), {"directory": directory, "server_of": server})
+    with _running(handler, tls) as server.url:
         try:
-            yield Server(url, behaviour, requests, authorizations)
+            yield server
         finally:
-            behaviour.release.set()
+            server.behaviour.release.set()
 
 
 @contextlib.contextmanager
@@ -149,12 +148,7 @@ def proxy() -> Iterator[Server]:
     requests: list[str] = []
     authorizations: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_args: object) -> None:
-            pass
-
+    class Handler(_Quiet):
         def do_GET(self) -> None:
             requests.append(self.path)
             authorizations.append(self.headers.get("Proxy-Authorization", ""))
@@ -168,7 +162,7 @@ def proxy() -> Iterator[Server]:
                 while block := upstream.recv(1 << 16):
                     self.wfile.write(block)
 
-        do_HEAD = do_GET
+        do_HEAD = do_GET  # noqa: N815 - the base class calls it so
 
         def do_CONNECT(self) -> None:
             requests.append(self.path)
@@ -194,7 +188,7 @@ def _copy(source: socket.socket, target: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _running(handler: type[BaseHTTPRequestHandler], tls: tuple[Path, Path] | None) -> Iterator[str]:
+def _running(handler: type, tls: tuple[Path, Path] | None) -> Iterator[str]:
     server = _Http(("127.0.0.1", 0), handler)
     if tls is not None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
