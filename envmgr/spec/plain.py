@@ -20,7 +20,8 @@ def node_of(document: AnyMapping[str, object], source: str) -> Node:
 
 def yaml_of(document: AnyMapping[str, object]) -> str:
     """Return YAML for a mapping that `node_of` has accepted."""
-    return yaml.safe_dump(_plain(document), allow_unicode=True, sort_keys=False)
+    # ASCII with escapes: written raw, some characters (U+0085, U+2028) would be read back as the end of a line.
+    return yaml.safe_dump(_plain(document), allow_unicode=False, sort_keys=False)
 
 
 def _node(value: object, path: str, findings: Findings, depth: int) -> Node:

@@ -67,16 +67,19 @@ def shown(text: str) -> str:
     return "'" + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in clipped) + "'"
 
 
-def is_close(text: str, known: str) -> bool:
-    """Tell whether `text` is probably a misspelling of `known`: one edit, or two in words of eight letters or more.
+def closest(text: str, known: tuple[str, ...]) -> str | None:
+    """Return the one of `known` that `text` probably means, if any: one edit, or two in words of eight letters or more.
 
     An edit adds, drops or changes one character or swaps two neighbours. Kept here, and not taken from a library,
     because it decides between an error and a warning.
     """
     text = text.lower().replace("_", "-")
-    limit = 2 if len(known) >= 8 else 1
-    if abs(len(text) - len(known)) > limit:
-        return False
+    near = [(_edits(text, word), word) for word in known if abs(len(text) - len(word)) <= 2]
+    allowed = [(edits, word) for edits, word in near if edits <= (2 if len(word) >= 8 else 1)]
+    return min(allowed, key=lambda it: it[0])[1] if allowed else None
+
+
+def _edits(text: str, known: str) -> int:
     before: list[int] = []
     row = list(range(len(known) + 1))
     for i, char in enumerate(text, 1):
@@ -86,9 +89,4 @@ def is_close(text: str, known: str) -> bool:
             if i > 1 and j > 1 and char == known[j - 2] and text[i - 2] == other:
                 cost = min(cost, last[j - 2] + 1)
             row.append(cost)
-    return row[-1] <= limit
-
-
-def closest(text: str, known: tuple[str, ...]) -> str | None:
-    """Return the first of `known` that `text` probably means, if any."""
-    return next((word for word in known if is_close(text, word)), None)
+    return row[-1]
