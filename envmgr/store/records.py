@@ -21,6 +21,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from envmgr import codec, fsio
 from envmgr.errors import Corrupt, StoreTooNew
@@ -37,13 +38,14 @@ _CREATE = "envmgr remove --forget, then create FILE, stores it anew"
 def _read_json(path: Path) -> Mapping[str, object]:
     try:
         document = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise Corrupt(f"{path} is not the JSON that envmgr wrote: {error}", hint=_REPAIR) from error
-    if not isinstance(document, dict):
+    found = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(found, int):
         raise Corrupt(f"{path} is not a record", hint=_REPAIR)
-    if document.get("format", 0) > RECORD_FORMAT:
-        raise StoreTooNew(f"{path} was written by a newer envmgr (format {document['format']})", hint="upgrade envmgr")
-    return document
+    if found > RECORD_FORMAT:
+        raise StoreTooNew(f"{path} was written by a newer envmgr (format {found})", hint="upgrade envmgr")
+    return cast("Mapping[str, object]", document)
 
 
 def _write_json(step: Step, path: Path, document: Mapping[str, object]) -> None:
@@ -141,10 +143,10 @@ def write_failure(layout: Layout, failure: Failure) -> None:
 
 
 def read_failure(layout: Layout, name: EnvName) -> Failure | None:
-    """Return the last failure, or ``None``; a damaged note of one counts as none."""
+    """Return the last failure, or ``None``; a damaged note of one, or a newer envmgr's, counts as none."""
     try:
         return codec.load(Failure, _read_json(layout.name(name) / "failure.json"))
-    except (FileNotFoundError, NotADirectoryError, Corrupt, ValueError):
+    except (FileNotFoundError, NotADirectoryError, Corrupt, StoreTooNew, ValueError):
         return None
 
 
