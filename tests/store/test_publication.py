@@ -80,7 +80,7 @@ def test_readers_never_see_a_gap(layout: Layout) -> None:
 
 @pytest.mark.parametrize("kind", ["directory", "file", "link elsewhere", "link to another name's build"])
 def test_foreign_things_are_corrupt_never_an_environment(layout: Layout, kind: str) -> None:
-    """What envmgr did not make in a name's place is `Corrupt` with a hint, is listed as foreign, and stays untouched."""
+    """What envmgr did not make in a name's place is `Corrupt`, is listed as foreign, and stays untouched."""
     path = layout.publication(ONE)
     if kind == "directory":
         (path / "conda-meta").mkdir(parents=True)

@@ -44,7 +44,8 @@ def _lease():
         return path
 
     sys.path[:] = [real(path) if isinstance(path, str) else path for path in sys.path]
-    for attribute in ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix", "executable", "_base_executable"):
+    names = ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix", "executable", "_base_executable", "_stdlib_dir")
+    for attribute in names:
         value = getattr(sys, attribute, None)
         if isinstance(value, str):
             setattr(sys, attribute, real(value))
