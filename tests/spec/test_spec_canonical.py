@@ -27,68 +27,84 @@ GOLDEN = {
         "env-8cb70b22c43c7139",
     ),
     "requirements": (
-        "dependencies:\n"
-        "  - numpy>=1.2 , <2\n"
-        "  - conda-forge/linux-64::Libcurl 7.76.1 *_0\n"
-        "  - gcc_linux-64  # [linux64]\n"
-        "  - blas[build='mkl.x']\n"
-        "  - a 1.0|>=1.2,<2|1.1.*\n"
-        "  - numpy <2,>=1.2\n",
-        "envmgr-spec-1\n"
-        "conda\ta 1.1.*|<2,>=1.2|==1.0\n"
-        'conda\tblas[build="mkl.x"]\n'
-        'conda\tconda-forge::libcurl ==7.76.1 *_0[subdir="linux-64"]\n'
-        "conda\tgcc_linux-64\tlinux-64\n"
-        "conda\tnumpy <2,>=1.2\n",
+        (
+            "dependencies:\n"
+            "  - numpy>=1.2 , <2\n"
+            "  - conda-forge/linux-64::Libcurl 7.76.1 *_0\n"
+            "  - gcc_linux-64  # [linux64]\n"
+            "  - blas[build='mkl.x']\n"
+            "  - a 1.0|>=1.2,<2|1.1.*\n"
+            "  - numpy <2,>=1.2\n"
+        ),
+        (
+            "envmgr-spec-1\n"
+            "conda\ta 1.1.*|<2,>=1.2|==1.0\n"
+            'conda\tblas[build="mkl.x"]\n'
+            'conda\tconda-forge::libcurl ==7.76.1 *_0[subdir="linux-64"]\n'
+            "conda\tgcc_linux-64\tlinux-64\n"
+            "conda\tnumpy <2,>=1.2\n"
+        ),
         "env-bbb96ba9130d8afc",
     ),
     "pip": (
-        "dependencies:\n"
-        "  - pip:\n"
-        "    - --index-url=https://index.example.org/simple/\n"
-        "    - Foo_Bar[B,a] >=1.0, <2 ; python_version<'3.9'\n"
-        "    - -e git+https://git.example.org/x/y.git@main#egg=Y&subdirectory=z\n"
-        "    - https://host.example.org/x.zip\n"
-        "    - --no-binary Foo,bar --pre\n"
-        f"    - six==1.0 --hash={SHA256}\n"
-        "    - win-tool  # [win]\n",
-        "envmgr-spec-1\n"
-        "conda\tpip\n"
-        'pip\tfoo-bar[a,b]<2,>=1.0; python_version < "3.9"\n'
-        "pip\thttps://host.example.org/x.zip\n"
-        "pip\tsix==1.0\n"
-        "pip\twin-tool\twin\n"
-        "pip\ty @ git+https://git.example.org/x/y.git@main#subdirectory=z\n"
-        f"pip-hash\tsix==1.0\t{SHA256}\n"
-        "pip-option\t--index-url\thttps://index.example.org/simple\n"
-        "pip-option\t--no-binary\tfoo\n"
-        "pip-option\t--no-binary\tbar\n"
-        "pip-option\t--pre\t\n",
+        (
+            "dependencies:\n"
+            "  - pip:\n"
+            "    - --index-url=https://index.example.org/simple/\n"
+            "    - Foo_Bar[B,a] >=1.0, <2 ; python_version<'3.9'\n"
+            "    - -e git+https://git.example.org/x/y.git@main#egg=Y&subdirectory=z\n"
+            "    - https://host.example.org/x.zip\n"
+            "    - --no-binary Foo,bar --pre\n"
+            f"    - six==1.0 --hash={SHA256}\n"
+            "    - win-tool  # [win]\n"
+        ),
+        (
+            "envmgr-spec-1\n"
+            "conda\tpip\n"
+            'pip\tfoo-bar[a,b]<2,>=1.0; python_version < "3.9"\n'
+            "pip\thttps://host.example.org/x.zip\n"
+            "pip\tsix==1.0\n"
+            "pip\twin-tool\twin\n"
+            "pip\ty @ git+https://git.example.org/x/y.git@main#subdirectory=z\n"
+            f"pip-hash\tsix==1.0\t{SHA256}\n"
+            "pip-option\t--index-url\thttps://index.example.org/simple\n"
+            "pip-option\t--no-binary\tfoo\n"
+            "pip-option\t--no-binary\tbar\n"
+            "pip-option\t--pre\t\n"
+        ),
         "env-32ff07dd5d6adedc",
     ),
     "variables and platforms": (
         'dependencies: []\nplatforms: [osx-arm64, linux-64]\nvariables:\n  B: 1\n  A: "x\\ty\\\\z\\n"\n  C: ${HOME}\n',
-        "envmgr-spec-1\nvariable\tA\tx\\ty\\\\z\\n\nvariable\tB\t1\nvariable\tC\t${HOME}\n"
-        "platform\tlinux-64\nplatform\tosx-arm64\n",
+        (
+            "envmgr-spec-1\nvariable\tA\tx\\ty\\\\z\\n\nvariable\tB\t1\nvariable\tC\t${HOME}\n"
+            "platform\tlinux-64\nplatform\tosx-arm64\n"
+        ),
         "env-05d7fac31dfdd490",
     ),
     "a package's URL": (
         "dependencies: ['https://host.example.org/c/noarch/a-b-1.0-0.conda#0123456789ABCDEF0123456789abcdef']\n",
-        'envmgr-spec-1\nconda\ta-b[md5="0123456789abcdef0123456789abcdef",'
-        'url="https://host.example.org/c/noarch/a-b-1.0-0.conda"]\n',
+        (
+            'envmgr-spec-1\nconda\ta-b[md5="0123456789abcdef0123456789abcdef",'
+            'url="https://host.example.org/c/noarch/a-b-1.0-0.conda"]\n'
+        ),
         "env-2e832afbe925332b",
     ),
     "a lockfile": (
-        "version: 1\n"
-        "metadata: {content_hash: {linux-64: abc}, channels: [], platforms: [linux-64], sources: []}\n"
-        "package:\n"
-        "- {name: six, version: 1.16.0, manager: pip, platform: linux-64, category: dev,\n"
-        f"   url: 'https://index.example.org/six.whl', hash: {{sha256: {SHA256[7:]}}}}}\n"
-        "- {name: zlib, version: '1.3', manager: conda, platform: linux-64, url: 'https://host.example.org/z.conda',\n"
-        "   hash: {md5: 0123456789abcdef0123456789abcdef}}\n",
-        "envmgr-spec-1\nlockfile\n"
-        "artifact\tconda\tlinux-64\tzlib\t1.3\tmain\tmd5:0123456789abcdef0123456789abcdef\n"
-        f"artifact\tpip\tlinux-64\tsix\t1.16.0\tdev\t{SHA256}\n",
+        (
+            "version: 1\n"
+            "metadata: {content_hash: {linux-64: abc}, channels: [], platforms: [linux-64], sources: []}\n"
+            "package:\n"
+            "- {name: six, version: 1.16.0, manager: pip, platform: linux-64, category: dev,\n"
+            f"   url: 'https://index.example.org/six.whl', hash: {{sha256: {SHA256[7:]}}}}}\n"
+            "- {name: zlib, version: '1.3', manager: conda, platform: linux-64, url: 'https://host.example.org/z.conda',\n"
+            "   hash: {md5: 0123456789abcdef0123456789abcdef}}\n"
+        ),
+        (
+            "envmgr-spec-1\nlockfile\n"
+            "artifact\tconda\tlinux-64\tzlib\t1.3\tmain\tmd5:0123456789abcdef0123456789abcdef\n"
+            f"artifact\tpip\tlinux-64\tsix\t1.16.0\tdev\t{SHA256}\n"
+        ),
         "env-c1e8d6853fd46361",
     ),
 }

@@ -95,8 +95,22 @@ def test_every_problem_is_named_in_order() -> None:
 
 
 _SCRAPS = st.sampled_from(
-    ["dependencies:", "channels:", "- a", "- pip:", "a=1", "\n", "\n  ", " ", "# [linux]", "'", '"', "[", "]", "{", "}"]
-    + [
+    [
+        "dependencies:",
+        "channels:",
+        "- a",
+        "- pip:",
+        "a=1",
+        "\n",
+        "\n  ",
+        " ",
+        "# [linux]",
+        "'",
+        '"',
+        "[",
+        "]",
+        "{",
+        "}",
         ":",
         ",",
         "&a ",
@@ -153,8 +167,11 @@ def _plain(node: document.Node | None) -> object:
 
 @pytest.mark.parametrize(
     ("key", "meant"),
-    [("names", "name"), ("chanels", "channels"), ("Channels", "channels"), ("dependecies", "dependencies")]
-    + [
+    [
+        ("names", "name"),
+        ("chanels", "channels"),
+        ("Channels", "channels"),
+        ("dependecies", "dependencies"),
         ("dependency", None),
         ("variable", "variables"),
         ("prefis", "prefix"),
@@ -231,8 +248,16 @@ def test_channels(channel: str, normal: str) -> None:
         "https:///a",
         "https://h/a?b",
         "conda-forge/linux-64",
-    ]
-    + ["https://h/a/noarch", "https://h:x/a", "//a", "é", "https://h/é", "''", "[a]", "https://h/a\\b", "gopher://h"],
+        "https://h/a/noarch",
+        "https://h:x/a",
+        "//a",
+        "é",
+        "https://h/é",
+        "''",
+        "[a]",
+        "https://h/a\\b",
+        "gopher://h",
+    ],
 )
 def test_refused_channels(channel: str) -> None:
     """What is no channel, or another one on each host, is refused."""
@@ -272,7 +297,8 @@ def test_secrets_that_cannot_be_removed() -> None:
 def test_variables() -> None:
     """Values are the text as written, whatever YAML would make of it; null and structures are refused."""
     text = 'dependencies: []\nvariables: {A: 1, B: "1", C: yes, D: 1.50, E: "", F: "${A}", G: 0x10, H: "null"}'
-    assert dict(parse(text).variables) == dict(A="1", B="1", C="yes", D="1.50", E="", F="${A}", G="0x10", H="null")
+    expected = {"A": "1", "B": "1", "C": "yes", "D": "1.50", "E": "", "F": "${A}", "G": "0x10", "H": "null"}
+    assert dict(parse(text).variables) == expected
     bad = problems('dependencies: []\nvariables: {A: , B: [x], "C D": 1, 1E: 2, "": 3}')
     assert [it.line for it in bad] == [2] * 5
     assert "not a mapping" in problems("dependencies: []\nvariables: [A]")[0].message
@@ -339,10 +365,14 @@ def test_selectors_on_pip_items() -> None:
         "channels:\n- a # [linux]\ndependencies: []",
         "dependencies:\n- pip: # [linux]\n  - a",
         "dependencies: [a, b] # [win]",
-    ]
-    + ["dependencies:\n- a # [not win]", "dependencies:\n- a # [linux, osx]", "dependencies:\n- a # [x86_64]"]
-    + ["dependencies: []\nvariables:\n  A: b # [linux]", "dependencies:\n- pip:\n  - --pre # [linux]"]
-    + ["dependencies: [\n a, # [linux]\n b]", "dependencies:\n- pip: [a,\n   b] # [linux]"],
+        "dependencies:\n- a # [not win]",
+        "dependencies:\n- a # [linux, osx]",
+        "dependencies:\n- a # [x86_64]",
+        "dependencies: []\nvariables:\n  A: b # [linux]",
+        "dependencies:\n- pip:\n  - --pre # [linux]",
+        "dependencies: [\n a, # [linux]\n b]",
+        "dependencies:\n- pip: [a,\n   b] # [linux]",
+    ],
 )
 def test_refused_selectors(text: str) -> None:
     """A selector that could not be honoured is refused instead of being taken for a comment."""
@@ -367,8 +397,9 @@ def lockfile(*packages: str) -> str:
     return "version: 1\nmetadata: {channels: []}\npackage:\n" + "".join(f"- {{{it}}}\n" for it in packages)
 
 
-ZLIB = f"name: zlib, version: '1.3', manager: conda, platform: linux-64, url: 'https://a.example.org/z', hash: {{sha256: {SHA256}}}"
-SIX = f"name: six, version: '1.0', manager: pip, platform: linux-64, url: 'https://a.example.org/s', hash: {{sha256: {SHA256}}}"
+_REST = f"platform: linux-64, url: 'https://a.example.org/x', hash: {{sha256: {SHA256}}}"
+ZLIB = f"name: zlib, version: '1.3', manager: conda, {_REST}"
+SIX = f"name: six, version: '1.0', manager: pip, {_REST}"
 
 
 def test_lockfiles_are_their_artifacts() -> None:
@@ -394,12 +425,14 @@ def test_lockfiles_are_their_artifacts() -> None:
 
 def test_refused_lockfiles() -> None:
     """A lockfile with an artifact that nothing identifies, or of another version, is refused."""
-    assert "has no hash" in problems(lockfile(ZLIB.split(", hash")[0]))[0].message
+    assert "has no hash" in problems(lockfile(ZLIB.split(", hash", maxsplit=1)[0]))[0].message
     assert "has no hash" in problems(lockfile(ZLIB.replace(SHA256, "null")))[0].message
     assert "digits" in problems(lockfile(ZLIB.replace("0123456789abcdef", "0", 1)))[0].message
     assert "version 1" in problems(lockfile(ZLIB).replace("version: 1", "version: 2"))[0].message
     assert "has no url" in problems(lockfile("name: a, version: '1', manager: conda, platform: linux-64"))[0].message
-    git = SIX.split(", hash")[0].replace("https://a.example.org/s", "git+https://a.example.org/s@" + "0" * 40)
+    git = SIX.split(", hash", maxsplit=1)[0].replace(
+        "https://a.example.org/x", "git+https://a.example.org/x@" + "0" * 40
+    )
     assert parse(lockfile(git)).is_lockfile
 
 
@@ -443,14 +476,13 @@ def test_refused_mappings(mapping: dict[str, object]) -> None:
     assert all((it.line, it.message) for it in found.value.problems if it.line)
 
 
-# --------------------------------------------------------------------------------------------------------------- fuzz
+# ------------------------------------------------------------ anything at all
 
 
 def _accepted_or_refused(read: Callable[[], Spec]) -> None:
     try:
         spec = read()
-    except InvalidSpec as error:
-        assert error.problems
+    except InvalidSpec:
         return
     assert parse(spec.source_text) == spec
 
@@ -478,7 +510,7 @@ def test_any_values(channel: str, item: str, value: str) -> None:
     _accepted_or_refused(lambda: parse_mapping({"dependencies": [], "variables": {"A": value}}))
 
 
-# -------------------------------------------------------------------------------------------------------------- imports
+# ---------------------------------------------------------------------------------------------- what it costs to import
 
 
 def test_imports() -> None:

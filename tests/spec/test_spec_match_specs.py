@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from rattler import MatchSpec, Version, VersionSpec  # noqa: TID251 - the oracle of these tests, in no product code
+from rattler import MatchSpec, Version, VersionSpec
 
 from envmgr.spec.match_specs import match_spec, package_name, source_channel
 from envmgr.spec.problems import Refusal
@@ -201,7 +201,7 @@ _EXPRESSIONS = st.recursive(
 @settings(max_examples=250, deadline=None)
 @given(_EXPRESSIONS, st.sampled_from(["", " h0_1", "=*_0"]))
 def test_rattler_agrees(expression: str, build: str) -> None:
-    """rattler's strict parser reads the normal form, and it matches what rattler's lenient one reads in the original."""
+    """rattler's strict parser reads the normal form, which matches what its lenient one reads in the original."""
     text = f"a {expression}{build}"
     try:
         lenient = MatchSpec(text)

@@ -37,7 +37,7 @@ SAME = {
         f"{GIT}@main#egg=Y",
         f"Y@{GIT}@main",
         f"y @ {GIT}@main#egg=y",
-        f"y @ git+HTTPS://Git.example.org:443/x/y.git@main",
+        "y @ git+HTTPS://Git.example.org:443/x/y.git@main",
     ],
     f"y[a,b] @ {GIT}#subdirectory=z": [f"{GIT}#subdirectory=z&egg=y[b,a]", f"{GIT}#egg=y[a,b]&subdirectory=z"],
     f'y @ {GIT} ; os_name == "nt"': [f"y @ {GIT} ; os_name=='nt'", f"y @ {GIT}; os_name=='nt'"],
@@ -320,7 +320,7 @@ def test_includes_are_their_content() -> None:
         "requirements.txt": "\ufeff# all\r\nfoo>=1 \\\r\n  ,<2  # bar\r\n-r deep/more.txt\r\n",
         "deep/more.txt": "--pre\n-c ../bounds.txt\nbaz # [linux]\n",
         "bounds.txt": "numpy<2\n",
-        "flat.txt": f"baz\nfoo<2,>=1\n--pre\n-c bounds.txt\n",
+        "flat.txt": "baz\nfoo<2,>=1\n--pre\n-c bounds.txt\n",
     }
     spec = pip("-r requirements.txt", files=files)
     assert spec.has_includes
@@ -347,15 +347,14 @@ def test_includes_that_cannot_be_read() -> None:
 
 
 def test_pip_is_added() -> None:
-    """A pip section without pip is the same as one with ``- pip``, and says so; without requirements nothing is added."""
+    """A pip section without pip is the same as one with ``- pip``, and says so; an empty one adds nothing."""
     bare = parse_mapping({"dependencies": [{"pip": ["x"]}]})
     assert bare.name == pip("x").name
     assert ["added" in it.message for it in bare.warnings] == [True]
     assert not pip("x").warnings
     pinned = parse_mapping({"dependencies": ["conda-forge::pip=24", {"pip": ["x"]}]})
     assert [it.match_spec for it in pinned.conda] == ["conda-forge::pip 24.*"]
-    for nothing in (None, []):
-        assert parse_mapping({"dependencies": [{"pip": nothing}]}).conda == ()
+    assert parse_mapping({"dependencies": [{"pip": None}, {"pip": []}]}).conda == ()
 
 
 def test_sections_are_joined() -> None:
