@@ -9,11 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from places import CHECKOUT, QUICKSTART
 
 import envmgr
-
-CHECKOUT = Path(__file__).resolve().parent.parent
-QUICKSTART = CHECKOUT / "examples" / "quickstart" / "environment.yml"
 
 
 @pytest.fixture(scope="session")

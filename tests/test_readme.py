@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import CHECKOUT
+from places import CHECKOUT
 
 from envmgr import spec
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import QUICKSTART
+from places import QUICKSTART
 
 import envmgr
 import envmgr.aio
