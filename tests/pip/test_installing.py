@@ -12,7 +12,7 @@ from test_locking import QUICK, _repository, versions
 
 from envmgr import lockfile
 from envmgr.backends import pip
-from envmgr.errors import BuildFailed, ChannelError, Corrupt, NetworkError, Offline
+from envmgr.errors import BuildFailed, ChannelError, Corrupt, NetworkError, Offline, PolicyRefused
 from envmgr.events import Event
 from envmgr.model import LockedPackage
 from envmgr.wire import Network, PipSettings
@@ -157,6 +157,18 @@ def test_sources_commits_and_urls_go_through_a_lockfile(
     assert prefix.run("import alpha, direct, sonly, zipped, tool; print(sonly.is_built, tool.is_built)") == "True True"
     assert versions(solution) == {"alpha": "1.0", "direct": "1.0", "sonly": "1.0", "tool": "3.0", "zipped": "1.0"}
     assert pip.unmet(["alpha==1.0", "tool>=3", "zipped"], prefix.path) == ()
+
+
+def test_a_lockfile_allows_no_sources(prefix: Prefix, index: Index, uv_cache: Path) -> None:
+    """A lockfile made where sources may be built is refused where they may not; wheels of it are fine."""
+    index.wheel("alpha", "1.0")
+    index.sdist("sonly", "1.0")
+    alpha = locked(index, "alpha-1.0-py3-none-any.whl", "alpha", "1.0")
+    sonly = locked(index, "sonly-1.0.tar.gz", "sonly", "1.0")
+    with pytest.raises(PolicyRefused, match="sonly"):
+        install(prefix, uv_cache, alpha, sonly, settings=PipSettings(allow_sdists=("other",)))
+    assert index.requests == []
+    install(prefix, uv_cache, alpha, sonly, settings=PipSettings(allow_sdists=("Sonly",)))
 
 
 def test_a_build_that_fails_says_why(prefix: Prefix, index: Index, uv_cache: Path) -> None:

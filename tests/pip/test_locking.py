@@ -11,6 +11,7 @@ from conftest import Index, Prefix, source_tree
 
 from envmgr.backends import pip
 from envmgr.backends.pip import Locked
+from envmgr.backends.pip.options import translate
 from envmgr.errors import (
     BuildFailed,
     ChannelError,
@@ -22,6 +23,7 @@ from envmgr.errors import (
     Unsatisfiable,
 )
 from envmgr.events import Event
+from envmgr.spec.pip_options import OPTIONS
 from envmgr.wire import Network, PipSettings
 
 QUICK = Network(max_retries=0, timeout_s=10)
@@ -309,6 +311,22 @@ def test_other_options_are_refused_by_name(solve: Solver, flag: str) -> None:
     """No option is ever dropped silently."""
     with pytest.raises(InvalidSpec, match=flag):
         solve("alpha", options=((flag, "x"),))
+
+
+def test_what_a_spec_may_say_can_be_honoured() -> None:
+    """The two tables agree: each option that a spec may keep has a translation, under every spelling."""
+    for option in OPTIONS:
+        if option.fate in {"kept", "renamed"}:
+            for flag in (option.flag, *option.others):
+                translate([(flag, "" if option.takes == "nothing" else "a=b")])
+
+
+def test_dependencies_and_builds_can_be_steered(solve: Solver, index: Index) -> None:
+    """``--no-deps`` locks only what is named; the build options reach the build."""
+    index.wheel("alpha", "1.0", ["nosuch"])
+    index.sdist("sonly", "1.0")
+    options = (("--no-deps", ""), ("--no-build-isolation", ""), ("--config-settings", "key=value"))
+    assert versions(solve("alpha", "sonly", options=options)) == {"alpha": "1.0", "sonly": "1.0"}
 
 
 def test_later_packages_do_not_exist(solve: Solver, index: Index) -> None:

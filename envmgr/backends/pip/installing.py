@@ -19,6 +19,7 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
+from envmgr.backends.pip.locking import check_sdist
 from envmgr.backends.pip.uv import Runner, Uv, prepared, translate_failure
 from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed
@@ -41,11 +42,15 @@ def install(
 ) -> None:
     """Install the pip packages among `packages` into `prefix`, its real path; conda's are ignored.
 
-    `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `ChannelError` and its kinds, `BuildFailed`.
+    `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `PolicyRefused` for sources that may not be built,
+    `ChannelError` and its kinds, `BuildFailed`.
     """
     wanted = [package for package in packages if package.manager == "pip"]
     if not wanted:
         return
+    for package in wanted:
+        if not urlsplit(package.url).path.endswith(".whl"):
+            check_sdist(package.name, settings)  # a lockfile that came from elsewhere allows nothing
     with prepared(
         prefix, settings=settings, network=network, uv_cache=uv_cache, environ=environ or {}, run=run, report=report
     ) as uv:
@@ -53,7 +58,7 @@ def install(
         (uv.scratch / "pylock.toml").write_text(f'lock-version = "1.0"\ncreated-by = "envmgr"\n{text}', "utf-8")
         finished = uv.pip(
             "install", "--preview-features", "pylock", "--no-deps", "--break-system-packages", "--no-sources",
-            "--requirements", "pylock.toml", phase="pip", total=len(wanted),
+            *uv.options.build_flags, "--requirements", "pylock.toml", phase="pip", total=len(wanted),
         )  # fmt: skip
         if finished.status != 0:
             raise translate_failure(finished, "the pip section cannot be installed")

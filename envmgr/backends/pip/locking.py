@@ -132,7 +132,7 @@ class _Solving:
             None if self._settings.allow_sdists is None else set(map(canonicalize_name, self._settings.allow_sdists))
         )
         if allowed is not None and (refused := asked - allowed):
-            _refuse_sdist(min(refused).replace(ALL, "every package"), "--no-binary asks to build it from source")
+            refuse_sdist(min(refused).replace(ALL, "every package"), "--no-binary asks to build it from source")
         is_bounded = allowed is not None or (options.has_prefer_binary and ALL not in asked)
         if not is_bounded:
             # The stubs of conda's packages have wheels only; a name is uv's exception to :all:.
@@ -149,7 +149,7 @@ class _Solving:
             if name is None or name in built or spec_refuses:
                 raise self._failure(finished)
             if allowed is not None and name not in allowed:
-                _refuse_sdist(name, explanation(finished))
+                refuse_sdist(name, explanation(finished))
             built.add(name)
 
     def _run(self, flags: Sequence[str]) -> None:
@@ -163,10 +163,12 @@ class _Solving:
         links = ",".join(filter(None, (uv.environ.get("UV_FIND_LINKS"), stubs)))
         arguments = [
             "requirements.in", "--constraints", "constraints.txt", "--output-file", self._output.name, "--format",
-            "pylock.toml", "--quiet", "--no-sources", *flags,
+            "pylock.toml", "--quiet", "--no-sources", *uv.options.build_flags, *flags,
         ]  # fmt: skip
         if uv.options.has_pre:
             arguments += ["--prerelease", "allow"]
+        if uv.options.has_no_deps:
+            arguments.append("--no-deps")
         if uv.options.has_no_index:
             arguments.append("--no-index")
         if self._exclude_newer:
@@ -210,6 +212,7 @@ class _Solving:
     ) -> tuple[LockedPackage, bool]:
         version = str(entry.get("version", ""))
         if "vcs" in entry:
+            check_sdist(name, self._settings)
             return LockedPackage(
                 "pip", name, version or "0", self._vcs_url(entry["vcs"]), None, None, None, None, ()
             ), True
@@ -217,7 +220,7 @@ class _Solving:
             raise BuildFailed(f"the pip section installs {name} from a directory, which no other host has")
         artifact, is_wheel = self._artifact(name, entry, hashes)
         if not is_wheel:
-            self._check_sdist(name)
+            check_sdist(name, self._settings)
         url = self._uv.canonical(strip_credentials(_address(artifact, self._uv.scratch)))
         sha256 = artifact.get("hashes", {}).get("sha256")
         if not sha256:
@@ -252,18 +255,20 @@ class _Solving:
             hint="the index gives other bytes, or the hash is that of a file for another platform",
         )
 
-    def _check_sdist(self, name: NormalizedName) -> None:
-        allowed = self._settings.allow_sdists
-        if allowed is not None and name not in set(map(canonicalize_name, allowed)):
-            _refuse_sdist(name, "it has no wheel for this interpreter")
-
     def _vcs_url(self, vcs: Mapping[str, Any]) -> str:
         address = strip_credentials(_address(vcs, self._uv.scratch))
         subdirectory = f"#subdirectory={vcs['subdirectory']}" if vcs.get("subdirectory") else ""
         return f"{vcs['type']}+{address}@{vcs['commit-id']}{subdirectory}"
 
 
-def _refuse_sdist(name: str, why: str) -> NoReturn:
+def check_sdist(name: str, settings: PipSettings) -> None:
+    """Raise `PolicyRefused` unless `name` may be built from source."""
+    allowed = settings.allow_sdists
+    if allowed is not None and canonicalize_name(name) not in set(map(canonicalize_name, allowed)):
+        refuse_sdist(name, "it has no wheel for this interpreter, or comes out of version control")
+
+
+def refuse_sdist(name: str, why: str) -> NoReturn:
     raise PolicyRefused(
         f"the pip section needs to build {name} from source, which the setting allow_sdists does not allow here: {why}",
         hint=f"ask for a version with a wheel, or have {name} added to the setting allow_sdists",

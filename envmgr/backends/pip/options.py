@@ -14,6 +14,9 @@ one. `envmgr.spec` says which options a document may have; this says what each b
 ``--no-binary``, ``--only-binary``          the same, after pip's own rules for ``:all:``, ``:none:`` and contradictions
 ``--prefer-binary``                         only wheels at first; sources for what has none (see `locking`)
 ``--trusted-host``                          ``UV_INSECURE_HOST``
+``--no-deps``                               the same: only what the section itself names is locked
+``--no-build-isolation``                    the same, for solving and for installing
+``--config-settings``                       ``--config-setting``, for solving and for installing
 =========================================== ===========================================================================
 """
 
@@ -28,11 +31,30 @@ from envmgr.errors import InvalidSpec
 
 ALL = ":all:"
 NONE = ":none:"
-_ALIASES = {"-i": "--index-url", "--pypi-url": "--index-url", "-f": "--find-links"}
+_ALIASES = {
+    "-i": "--index-url",
+    "--pypi-url": "--index-url",
+    "-f": "--find-links",
+    "--no-dependencies": "--no-deps",
+    "-C": "--config-settings",
+    "--config-setting": "--config-settings",
+}
 HONOURED = (
     "--index-url", "--extra-index-url", "--no-index", "--find-links", "--pre", "--no-binary", "--only-binary",
-    "--prefer-binary", "--trusted-host",
+    "--prefer-binary", "--trusted-host", "--no-deps", "--no-build-isolation", "--config-settings",
 )  # fmt: skip
+
+_SWITCHES = {
+    "--no-index": "has_no_index",
+    "--pre": "has_pre",
+    "--prefer-binary": "has_prefer_binary",
+    "--no-deps": "has_no_deps",
+}
+_LISTS = {
+    "--extra-index-url": "extra_index_urls",
+    "--find-links": "find_links",
+    "--trusted-host": "trusted_hosts",
+}
 
 
 @dataclass(slots=True)
@@ -46,6 +68,8 @@ class Options:
     has_no_index: bool = False
     has_pre: bool = False
     has_prefer_binary: bool = False
+    has_no_deps: bool = False
+    build_flags: list[str] = field(default_factory=list)
     no_binary: set[str] = field(default_factory=set)
     only_binary: set[str] = field(default_factory=set)
 
@@ -55,20 +79,18 @@ def translate(options: Iterable[tuple[str, str]]) -> Options:
     found = Options()
     for given, value in options:
         flag = _ALIASES.get(given, given)
-        if flag == "--index-url":
+        switch = _SWITCHES.get(flag)
+        values = _LISTS.get(flag)
+        if switch is not None:
+            setattr(found, switch, True)
+        elif values is not None:
+            getattr(found, values).append(value)
+        elif flag == "--index-url":
             found.index_url = value
-        elif flag == "--extra-index-url":
-            found.extra_index_urls.append(value)
-        elif flag == "--find-links":
-            found.find_links.append(value)
-        elif flag == "--trusted-host":
-            found.trusted_hosts.append(value)
-        elif flag == "--no-index":
-            found.has_no_index = True
-        elif flag == "--pre":
-            found.has_pre = True
-        elif flag == "--prefer-binary":
-            found.has_prefer_binary = True
+        elif flag == "--no-build-isolation":
+            found.build_flags.append(flag)
+        elif flag == "--config-settings":
+            found.build_flags += ["--config-setting", value]
         elif flag == "--no-binary":
             _restrict(value, found.no_binary, found.only_binary)
         elif flag == "--only-binary":
