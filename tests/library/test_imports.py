@@ -23,7 +23,7 @@ def modules_after(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["envmgr", "envmgr.ready", "envmgr.launcher"])
 def test_hot_path_imports_neither_third_party_nor_dear_modules(module: str) -> None:
-    """Importing the library, the hot path and the launcher loads nothing third-party and nothing that costs start-up."""
+    """The library, the hot path and the launcher load nothing third-party and nothing that costs start-up."""
     loaded = modules_after(f"import {module}")
     assert module in loaded
     assert loaded.isdisjoint(THIRD_PARTY)

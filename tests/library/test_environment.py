@@ -167,7 +167,7 @@ def test_reader_of_another_user_may_use_but_not_create(ready_store: Path) -> Non
         "import os, pathlib, subprocess, sys, envmgr, envmgr.spec, envmgr.wiring\n"  # while they can be read
         "os.setgid(65534); os.setuid(65534)\n"
         "env = envmgr.ensure('quickstart', root=sys.argv[1])\n"
-        "print(env.run([env.python, '-c', 'import numpy; print(numpy.__name__)'], capture_output=True, text=True).stdout)\n"
+        "env.run([env.python, '-c', 'import numpy; print(numpy.__name__)'], check=True)\n"
         "try: envmgr.ensure('dependencies: [rich]\\n', root=sys.argv[1])\n"
         "except envmgr.PermissionRefused as error: print(error.code)\n"
     )
