@@ -78,6 +78,6 @@ def _text(item: Mapping, key: str) -> str:
     value = item.get(key)
     if not isinstance(value, Scalar) or value.is_null or not value.value.strip():
         raise Refusal(f"a package of the lockfile has no {key}")
-    if not value.value.isprintable():
+    if not value.value.isascii() or not value.value.isprintable():
         raise Refusal(f"the {key} of a package of the lockfile has characters that it may not have")
     return value.value.strip()

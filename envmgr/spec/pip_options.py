@@ -137,7 +137,7 @@ def values(option: Option, value: str) -> tuple[list[PipOption], bool]:
     if option.takes == "packages":
         names = [name.strip() for name in value.split(",") if name.strip()]
         return [PipOption(option.flag, _package(option, name)) for name in names], False
-    if not value.isprintable():
+    if not value.isascii() or not value.isprintable():
         raise Refusal(f"the value of {option.flag} has characters that it may not have")
     if option.takes == "setting" and "=" not in value:
         raise Refusal(f"the value of {option.flag} is not KEY=VALUE")

@@ -80,7 +80,8 @@ def _check_characters(text: str) -> None:
         raise Refusal(f"a pip requirement of {len(text)} characters is longer than the limit of {MAX_CHARS}")
     if "{{" in text or "{%" in text:
         raise Refusal(f"{shown(text)} is a template", "fill it in before envmgr reads the document")
-    if not text.isprintable():
+    # ASCII, because what else is printable differs between releases of Python, and so would what is accepted.
+    if not text.isascii() or not text.isprintable():
         raise Refusal(f"{shown(text)} has characters that no requirement has")
 
 

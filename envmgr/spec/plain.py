@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping as AnyMapping
 
 import yaml
 
 from envmgr.spec.document import MAX_DEPTH, Mapping, Node, Scalar, Sequence
 from envmgr.spec.problems import Findings, shown
+
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.=<>, -]*")
 
 
 def node_of(document: AnyMapping[str, object], source: str) -> Node:
@@ -21,7 +24,18 @@ def node_of(document: AnyMapping[str, object], source: str) -> Node:
 def yaml_of(document: AnyMapping[str, object]) -> str:
     """Return YAML for a mapping that `node_of` has accepted."""
     # ASCII with escapes: written raw, some characters (U+0085, U+2028) would be read back as the end of a line.
-    return yaml.safe_dump(_plain(document), allow_unicode=False, sort_keys=False)
+    return yaml.dump(_plain(document), Dumper=_Dumper, allow_unicode=False, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes every text that is not plainly a word: what YAML takes for a number differs between readers."""
+
+
+def _write_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if _WORD.fullmatch(text) else '"')
+
+
+_Dumper.add_representer(str, _write_text)
 
 
 def _node(value: object, path: str, findings: Findings, depth: int) -> Node:
@@ -65,4 +79,4 @@ def _plain(value: object) -> object:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     # Subclasses of str (enumerations, names) are more than the YAML library writes.
-    return str(value) if isinstance(value, str) else value
+    return _number(value) if isinstance(value, int) else None if value is None else str(value)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from envmgr.spec import applies, document, parse, parse_mapping
 from envmgr.spec.platforms import SUBDIRS
 from envmgr.spec.problems import Findings
 
+CORPUS = Path(__file__).parent.parent / "corpus"
 SHA256 = "0123456789abcdef" * 4
 
 
@@ -143,7 +145,15 @@ def test_both_scanners_agree(text: str) -> None:
         assert found[0] == found[1]
 
 
-def _nodes(text: str, loader: type[yaml.SafeLoader]) -> object:
+@pytest.mark.parametrize("path", sorted(CORPUS.glob("*.yml")), ids=lambda path: path.stem)
+def test_both_scanners_agree_on_real_documents(path: Path) -> None:
+    """The same for the corpus, where they also agree on what is no YAML."""
+    text = path.read_bytes()[:6000]
+    found = [_nodes(text, loader) for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader))]
+    assert found[0] == found[1]
+
+
+def _nodes(text: bytes | str, loader: type[yaml.SafeLoader]) -> object:
     findings = Findings("")
     composer = document._Composer(findings)
     try:

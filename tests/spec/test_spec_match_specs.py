@@ -56,6 +56,9 @@ SAME = {
     'a[build_number="==3"]': ["a[build_number=3]", "a[build_number=03]", 'a[build_number="==3"]'],
     f'a[md5="{"ab" * 16}"]': [f"a[md5={'AB' * 16}]"],
     "__glibc >=2.17": ["__glibc>=2.17"],
+    'a[fn="a-1.0-0.conda",license="MIT",license_family="BSD",track_features="mkl"]': [
+        "a[license=MIT,track_features=mkl,fn='a-1.0-0.conda',license_family=BSD]"
+    ],
     "m2w64-x ==5.0.0.4634.697f757 2": ["m2w64-x==5.0.0.4634.697f757=2"],
 }
 APART = [
