@@ -31,7 +31,6 @@ from envmgr.backends.rattler.network import Http
 from envmgr.errors import BuildFailed, LockfileMismatch
 from envmgr.events import Event, Phase, Reporter
 from envmgr.fsio import Step
-from envmgr.lockfile import strip_credentials
 from envmgr.model import LockedPackage, Lockfile
 from envmgr.wire import BuildRequest, BuildResult
 
@@ -42,7 +41,7 @@ _PRIVATE_NAMES = frozenset({"PATH", "HOME", "CONDA_PREFIX", families.MARK})
 
 def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Callable[[str], None]) -> BuildResult:
     """Do what `request` asks for; call it once in a process."""
-    networking.arm(request.network)
+    networking.arm(request.network, [url for channel in request.channels for url in channel.urls])
     recorder = _Recorder(report)
     if request.action == "probe":
         cache = Path(request.package_cache)
@@ -95,7 +94,7 @@ class _Build:
         network = request.network
         self._archives = Archives(
             Path(request.package_cache),
-            Http(network, _credentials(request)),
+            Http(network),
             is_offline=network.is_offline,
             allow_md5=request.allow_md5,
             validate=request.validate_packages,
@@ -372,11 +371,6 @@ def _mismatch(unmet: Sequence[str]) -> LockfileMismatch:
 
 def _conda(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
     return tuple(package for package in packages if package.manager == "conda")
-
-
-def _credentials(request: BuildRequest) -> list[tuple[str, str]]:
-    urls = [url for channel in request.channels for url in channel.urls]
-    return [(strip_credentials(url), url) for url in urls if strip_credentials(url) != url]
 
 
 def _for_builds(variables: Sequence[tuple[str, str]]) -> dict[str, str]:

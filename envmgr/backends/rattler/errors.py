@@ -92,7 +92,7 @@ def translate(error: Exception, doing: str) -> EnvmgrError:  # noqa: PLR0911 - o
 def of_answer(text: str, doing: str) -> ChannelError | None:  # noqa: PLR0911 - one branch per kind
     """Return the error for a text about an answer of a server, or about none; ``None`` for any other text."""
     said = f"{doing}: {_one_line(text)}"
-    if "no usable repodata cache" in text:
+    if "no usable repodata cache" in text or "is not in the cache" in text:
         return Offline(said, hint="offline mode is on (setting offline) and the channel's index is not in the cache")
     if match := _STATUS.search(text):
         status = int(match.group(1))

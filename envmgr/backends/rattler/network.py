@@ -20,10 +20,11 @@ import asyncio
 import json
 import os
 import random
+import re
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -32,7 +33,7 @@ from rattler import Client, Config
 from rattler.package_streaming import download_and_extract, download_to_writer
 
 from envmgr.backends.rattler.errors import of_answer, redact, translate
-from envmgr.errors import ChannelError, EnvmgrError, NetworkError
+from envmgr.errors import ChannelError, EnvmgrError, NetworkError, UsageError
 
 if TYPE_CHECKING:
     from envmgr.backends.archives import Sink
@@ -45,20 +46,60 @@ _LONGEST_PAUSE_S = 15.0
 _LOOK_S = 0.1
 _BLOCK_BYTES = 1 << 20
 _BUSY_SHARE = 0.1
+_TOKEN = re.compile(r"/t/([^/]+)/")
 _TCP_INFO_RECEIVED = struct.Struct("128xQ")  # struct tcp_info, tcpi_bytes_received (Linux 4.1)
 
 
-def arm(network: Network) -> None:
-    """Set in this process's environment what rattler reads from there; once, before the first client is made."""
+def arm(network: Network, channel_urls: Iterable[str] = ()) -> None:
+    """Set in this process's environment what rattler reads from there; once, before the first client is made.
+
+    Credentials in `channel_urls` become entries of the authentication file, for their host: rattler would keep those of
+    a URL in its cache of indexes. Give it URLs without them.
+    """
+    auth_file = network.auth_file
+    if entries := dict(filter(None, map(_credentials, channel_urls))):
+        auth_file = _in_memory({**_read_auth_file(auth_file), **entries})
     for variable, value in (
         ("SSL_CERT_FILE", network.ca_file),
         ("NETRC", network.netrc_file),
-        ("RATTLER_AUTH_FILE", network.auth_file),
+        ("RATTLER_AUTH_FILE", auth_file),
     ):
         if value is None:
             os.environ.pop(variable, None)
         else:
             os.environ[variable] = value
+
+
+def _credentials(url: str) -> tuple[str, object] | None:
+    parts = urlsplit(url)
+    if parts.hostname is None:
+        return None
+    if parts.username is not None:
+        login = {"username": unquote(parts.username), "password": unquote(parts.password or "")}
+        return parts.hostname, {"BasicHTTP": login}
+    token = _TOKEN.match(parts.path)
+    return (parts.hostname, {"CondaToken": token.group(1)}) if token else None
+
+
+def _read_auth_file(path: str | None) -> dict[str, object]:
+    if path is None:
+        return {}
+    try:
+        document = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"the authentication file {path} cannot be read: {error}", hint="setting auth_file") from error
+    if not isinstance(document, dict):
+        raise UsageError(f"the authentication file {path} is not a JSON object", hint="setting auth_file")
+    return document
+
+
+def _in_memory(document: object) -> str:
+    """Return the path of a file that has no place on any disk and lives as long as this process."""
+    fd = os.memfd_create("envmgr-auth", os.MFD_CLOEXEC)
+    os.write(fd, json.dumps(document).encode())
+    return f"/proc/self/fd/{fd}"
 
 
 def client(network: Network, *, mirrors: bool, max_retries: int) -> Client:
@@ -100,14 +141,10 @@ def candidates(url: str, network: Network) -> tuple[str, ...]:
 
 
 class Http:
-    """Fetches and unpacks archives; the `envmgr.backends.archives.Transport` of a builder.
+    """Fetches and unpacks archives; the `envmgr.backends.archives.Transport` of a builder."""
 
-    `credentials` maps the URL of a channel without credentials to the one with them, for lockfiles' URLs.
-    """
-
-    def __init__(self, network: Network, credentials: Sequence[tuple[str, str]] = ()) -> None:
+    def __init__(self, network: Network) -> None:
         self._network = network
-        self._credentials = tuple(credentials)
         self._client = client(network, mirrors=False, max_retries=0)
 
     async def fetch(self, url: str, sink: Sink) -> None:
@@ -124,7 +161,7 @@ class Http:
                 pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
             for place in tuple(places):
                 try:
-                    await self._fetch_once(self._with_credentials(place), sink)
+                    await self._fetch_once(place, sink)
                 except ChannelError as error:
                     failure = error
                     if not error.is_transient:
@@ -160,12 +197,6 @@ class Http:
             if not task.done():
                 task.cancel()
                 await asyncio.wait({task}, timeout=1)
-
-    def _with_credentials(self, url: str) -> str:
-        for plain, full in self._credentials:
-            if url.startswith(_slashed(plain)):
-                return _slashed(full) + url[len(_slashed(plain)) :]
-        return url
 
     async def unpack(self, archive: Path, directory: Path) -> None:
         """Unpack a verified archive, whose name tells its kind, into `directory`, which is made."""

@@ -96,7 +96,7 @@ async def _solve(
         return []
     newest = None if request.exclude_newer is None else _time(request.exclude_newer)
     work = rattler_solve(
-        sources=[MultiSource(channel.name, list(channel.urls)) for channel in request.channels],
+        sources=[MultiSource(strip_credentials(channel.name), _plain(channel)) for channel in request.channels],
         specs=specs,
         gateway=_gateway(request.network, Path(request.package_cache), action),
         platforms=[Subdir(request.subdir), Subdir("noarch")],
@@ -111,11 +111,16 @@ async def _solve(
 async def probe(channels: Iterable[Channel], network: Network, cache: Path, subdir: str) -> None:
     """Fetch the index of each channel; raise what `solve` would raise."""
     for channel in channels:
-        doing = f"cannot read channel {channel.name}"
+        doing = f"cannot read channel {strip_credentials(channel.name)}"
         with translating(doing):
             gateway = _gateway(network, cache, "no-cache")
-            names = gateway.names(list(channel.urls), [Subdir(subdir), Subdir("noarch")])
+            names = gateway.names(_plain(channel), [Subdir(subdir), Subdir("noarch")])
             await networking.unless_stalled(names, network.timeout_s, doing)
+
+
+def _plain(channel: Channel) -> list[str]:
+    """Return the channel's URLs as rattler may know them; `networking.arm` has the credentials."""
+    return [strip_credentials(url) for url in channel.urls]
 
 
 def _gateway(network: Network, cache: Path, action: CacheAction) -> Gateway:
