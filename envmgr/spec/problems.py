@@ -6,10 +6,13 @@ that into a problem and reads on, so that one report names everything that is wr
 
 from __future__ import annotations
 
+import re
+
 from envmgr.errors import InvalidSpec
 from envmgr.model import Problem
 
 SHOWN_CHARS = 120
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/]*@|(?<=/t/)[^\s/]+")
 
 
 class Refusal(Exception):
@@ -62,7 +65,8 @@ def _by_position(problems: list[Problem]) -> tuple[Problem, ...]:
 
 
 def shown(text: str) -> str:
-    """Return `text` quoted for a message: printable, on one line, of bounded length."""
+    """Return `text` quoted for a message: printable, on one line, of bounded length, without credentials of URLs."""
+    text = _CREDENTIALS.sub("", text)
     clipped = text if len(text) <= SHOWN_CHARS else text[:SHOWN_CHARS] + "…"
     return "'" + "".join(char if char.isprintable() else ascii(char)[1:-1] for char in clipped) + "'"
 

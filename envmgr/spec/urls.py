@@ -46,7 +46,7 @@ def parse_url(text: str, *, schemes: Iterable[str]) -> Url:
     """Normalise a URL; raise `Refusal` for another scheme, or for text that is no URL."""
     match = _URL.fullmatch(text)
     if match is None or not _ALLOWED.fullmatch("".join(part or "" for part in match.groups()[2:])):
-        raise Refusal(f"{shown(_without_user(text))} is not a URL", "percent-encode spaces and special characters")
+        raise Refusal(f"{shown(text)} is not a URL", "percent-encode spaces and special characters")
     scheme, authority, path, query, fragment = (part or "" for part in match.groups())
     scheme = scheme.lower()
     if scheme not in schemes:
@@ -68,16 +68,12 @@ def _host(scheme: str, host: str, text: str) -> str:
     match = _HOST.fullmatch(host)
     if match is None:
         raise Refusal(
-            f"the URL {shown(_without_user(text))} has no readable host",
+            f"the URL {shown(text)} has no readable host",
             "percent-encode special characters in credentials, or keep them out of the URL",
         )
     if match.group(1) and match.group(1) == _DEFAULT_PORTS.get(scheme):
         host = host[: match.start(1) - 1]
     return host if "$" in host else host.lower()
-
-
-def _without_user(text: str) -> str:
-    return redact(re.sub(r"://[^/@]*@", "://", text))
 
 
 def redact(text: str, kept: Iterable[tuple[int, int]] = ()) -> str:

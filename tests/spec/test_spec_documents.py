@@ -293,8 +293,24 @@ def test_secrets_are_nowhere() -> None:
     assert "sec%72et" not in repr(spec)
     assert dict(spec.variables) == {"PROXY": "http://user:own@proxy.example.org"}
     assert parse(spec.source_text) == spec
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "channels: ['https://user:secret@host.example.org:x/a', 'https://user:secret@host.example.org/a b']",
+        "dependencies: ['https://user:secret@host.example.org/c::a[b', 'https://user:secret@host.example.org/c::a=>=1']",
+        "dependencies: ['https://host.example.org/t/secret/c::a[b=c]', 'https://secret@host.example.org/c/d']",
+        "dependencies: [pip: ['a @ https://user:secret@host.example.org/x ; y', 'https://secret@host.example.org x']]",
+        "dependencies: [pip: ['-i https://user:secret@host.example.org/x y', '-i ftps://secret@host.example.org']]",
+        "dependencies: [pip: ['-e svn+https://user:secret@host.example.org/x', '-r https://secret@host.example.org/x']]",
+    ],
+)
+def test_secrets_are_not_in_problems(text: str) -> None:
+    """A refusal shows no credentials either."""
     with pytest.raises(InvalidSpec) as found:
-        parse("channels: ['https://user:secret@host.example.org:x/a', 'https://user:secret@host.example.org/a b']")
+        parse(text)
+    assert len(found.value.problems) >= 2
     assert "secret" not in repr(found.value.to_json())
 
 
