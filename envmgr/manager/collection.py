@@ -7,6 +7,7 @@ cache is uv's own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr import fsio, lockfile
+from envmgr.errors import InvalidSpec
 from envmgr.fsio import Step
 from envmgr.model import Json
 from envmgr.names import EnvName, is_name
@@ -56,22 +58,24 @@ def _leftover_builds(context: Context, *, dry_run: bool) -> Iterator[Collected]:
     layout = context.layout
     kept = set(publication.published(layout).values())
     for build in sweep.all_builds(layout):
-        name = _name_of(context, build)
         if build in kept:
             continue
         found = Collected(layout.build(build).directory, "build that no name leads to", _size(context, build))
-        with locks.try_lock(layout, name) as is_held:
+        with contextlib.ExitStack() as held:
+            is_held = all(held.enter_context(locks.try_lock(layout, name)) for name in _names_of(context, build))
             if is_held and _is_free(context, build) and (dry_run or sweep.discard(layout, build)):
                 yield found
 
 
-def _name_of(context: Context, build: BuildId) -> EnvName:
-    """Return the name that a build was begun for: its prefix's, or that of its digits where it has none yet."""
-    try:
-        entries = os.listdir(context.layout.build(build).directory / "envs")
-    except FileNotFoundError:
-        entries = []
-    return EnvName(next((entry for entry in entries if is_name(entry)), f"env-{build.partition('-')[0]}0000"))
+def _names_of(context: Context, build: BuildId) -> tuple[EnvName, ...]:
+    """Return every name, sorted, that a build may have been begun for: those whose digest begins with its digits.
+
+    Whoever begins a build has made the name's lock before, and a lock is never unlinked. So a build that was seen
+    before the locks are listed has its lock among them.
+    """
+    stem = f"env-{build.partition('-')[0]}"
+    entries = (entry.removesuffix(".lock") for entry in os.listdir(context.layout.locks))
+    return tuple(sorted(EnvName(entry) for entry in entries if is_name(entry) and entry.startswith(stem)))
 
 
 def _is_free(context: Context, build: BuildId) -> bool:
@@ -88,7 +92,10 @@ def _trash(context: Context, *, dry_run: bool) -> Iterator[Collected]:
         if entry.startswith(sweep.FOREIGN):
             continue  # somebody's own files, moved here by doctor; deleting them is the administrator's decision
         path = context.layout.trash / entry
-        found = Collected(path, "trash", cache.size_bytes(path))
+        try:
+            found = Collected(path, "trash", cache.size_bytes(path))
+        except FileNotFoundError:
+            continue  # another one deletes, too
         if not dry_run:
             fsio.delete_tree(Step.DELETE, path)
         yield found
@@ -115,7 +122,10 @@ def _cache(context: Context, *, dry_run: bool) -> Iterator[Collected]:
         for digest, path in cache.entries(context.layout):
             if digest in wanted:
                 continue
-            found = Collected(path, "package that no environment needs", cache.size_bytes(path))
+            try:
+                found = Collected(path, "package that no environment needs", cache.size_bytes(path))
+            except FileNotFoundError:
+                continue
             if not dry_run:
                 fsio.delete_tree(Step.DELETE, path)
             yield found
@@ -125,8 +135,10 @@ def _wanted_artifacts(context: Context) -> set[str]:
     """Return the sha256 of every package that a published build was made from."""
     wanted = set()
     for build in publication.published(context.layout).values():
-        text = context.layout.build(build).lockfile.read_text(encoding="utf-8")
-        wanted |= {
-            package.sha256 for package in lockfile.parse(text, context.settings.subdir).packages if package.sha256
-        }
+        try:
+            text = context.layout.build(build).lockfile.read_text(encoding="utf-8")
+            packages = lockfile.parse(text, context.settings.subdir).packages
+        except (InvalidSpec, OSError, UnicodeDecodeError):
+            continue  # damaged, which verify and doctor say; its packages can be fetched again
+        wanted |= {package.sha256 for package in packages if package.sha256}
     return wanted

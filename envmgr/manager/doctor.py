@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from envmgr.errors import Corrupt, EnvmgrError
+from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew
 from envmgr.manager.context import Context, free_space
 from envmgr.model import Json
 from envmgr.store import opening, publication, records, sweep, usage
@@ -56,6 +56,8 @@ def _filesystem(context: Context) -> Iterator[Finding]:
         opening.check_filesystem(context.layout)
     except EnvmgrError as error:
         yield Finding("filesystem", "error", error.message, error.hint)
+    except OSError as error:
+        yield Finding("filesystem", "error", f"nothing can be written in {context.root}: {error.strerror}")
     else:
         yield Finding("filesystem", "ok", f"locks exclude and links work in {context.root}")
     if os.stat(context.layout.packages).st_dev != os.stat(context.layout.builds).st_dev:
@@ -106,7 +108,7 @@ def _publications(layout: Layout) -> Iterator[Finding]:
     for name, build_id in published.items():
         try:
             records.read_record(layout, name, build_id)
-        except Corrupt as error:
+        except (Corrupt, StoreTooNew) as error:
             damaged = True
             yield Finding("records", "error", error.message, error.hint)
     for alias, name in publication.all_aliases(layout).items():

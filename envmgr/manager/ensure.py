@@ -83,9 +83,8 @@ def ensure(
                 return Ensured(lease, was_built=False, duration_s=context.clock.monotonic() - started)
             with locks.try_lock(context.layout, spec.name) as is_held:
                 if is_held:
-                    _raise_failure(context, spec.name, since)
                     waiting.close()
-                    ensured = _under_lock(context, spec, lock_text, limit, report)
+                    ensured = _under_lock(context, spec, lock_text, limit, report, since)
                     return Ensured(*ensured, duration_s=context.clock.monotonic() - started)
             if pauses is None:
                 pauses = Pauses(context.clock, limit)
@@ -99,10 +98,12 @@ def _raise_failure(context: Context, name: EnvName, since: float) -> None:
     if failure is None:
         return
     age_s = context.clock.time() - failure.at
-    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** (failure.attempts - 1), _LONGEST_BACK_OFF_S)
+    if age_s < 0:
+        return  # the clock was set back: nobody can tell whose result it is
+    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** min(failure.attempts - 1, 10), _LONGEST_BACK_OFF_S)
     if failure.at >= since:
         raise errors.from_json(failure.to_json())
-    if failure.code in _REMEMBERED and 0 <= age_s < back_off_s:
+    if failure.code in _REMEMBERED and age_s < back_off_s:
         hint = f"this is the failure of {age_s:.0f} s ago; create --retry tries again at once"
         raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
@@ -129,12 +130,13 @@ def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | No
 
 
 def _under_lock(
-    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter
+    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter, since: float
 ) -> tuple[Lease, bool]:
     lease = ready.acquire(context.root, spec.name)
     if lease is not None:
         _check_found(context, spec, lease, lock_text)
         return lease, False
+    _raise_failure(context, spec.name, since)
     sweep.sweep_name(context.layout, spec.digest)
     in_force = lockfile_in_force(context, spec)
     if lock_text is not None:
@@ -147,9 +149,16 @@ def _under_lock(
         report=report,
         on_locked=lambda text: records.write_lockfile(context.layout, spec.name, context.settings.machine_class, text),
     )
-    if publication.publish(context.layout, spec.name, lease.build_id):
-        records.clear_failure(context.layout, spec.name)
-        return lease, True
+    try:
+        if publication.publish(context.layout, spec.name, lease.build_id):
+            records.clear_failure(context.layout, spec.name)
+            return lease, True
+    except BaseException:
+        # A foreign thing stands there, or the disk is full. Discarding takes no build that was published after all.
+        lease.close()
+        with contextlib.suppress(OSError):
+            sweep.discard(context.layout, lease.build_id)
+        raise
     # Only a writer that ignores the build lock can have been faster. Its environment is as whole as ours: adopt it.
     lease.close()
     sweep.discard(context.layout, lease.build_id)
@@ -219,7 +228,8 @@ def build(
     except BaseException as error:
         log = tail(paths.log)
         lease.close()
-        sweep.discard(context.layout, lease.build_id)
+        with contextlib.suppress(OSError):  # a full file system: the next sweep takes it, and the first error counts
+            sweep.discard(context.layout, lease.build_id)
         translated = opening.translate(error, context.layout.root) if isinstance(error, OSError) else error
         if isinstance(translated, EnvmgrError) and not isinstance(translated, (TimedOut, Cancelled)):
             _remember(context, spec.name, translated, log)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from envmgr.errors import Corrupt, EnvironmentNotFound
+from envmgr.errors import Corrupt, EnvironmentNotFound, StoreTooNew
 from envmgr.model import EnvironmentInfo, State, Usage
 from envmgr.store import publication, records, usage
 
@@ -61,7 +61,7 @@ def _describe_one(
     if build_id is not None:
         try:
             record = records.read_record(layout, name, build_id)
-        except Corrupt:
+        except (Corrupt, StoreTooNew):
             state = "damaged"
     return EnvironmentInfo(
         name=name,

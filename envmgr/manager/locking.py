@@ -5,6 +5,7 @@ The lockfile that is found is in force from then on: what `create` would install
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from envmgr import policy
@@ -36,7 +37,8 @@ def lock(context: Context, spec: Spec, *, limit: TimeLimit, report: Reporter) ->
             )
         finally:
             lease.close()
-            sweep.discard(context.layout, lease.build_id)
+            with contextlib.suppress(OSError):  # a full file system: the next sweep takes it
+                sweep.discard(context.layout, lease.build_id)
         records.write_spec(context.layout, spec)
         records.write_lockfile(context.layout, spec.name, context.settings.machine_class, found[-1])
         return found[-1]

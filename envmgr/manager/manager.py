@@ -6,9 +6,10 @@ Everything here may block; `report` hears of progress from the calling thread. E
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from envmgr import ready
 from envmgr.errors import AliasTaken
@@ -24,12 +25,31 @@ from envmgr.manager import (
     verification,
 )
 from envmgr.manager.waiting import TimeLimit, never
-from envmgr.store import publication, records
+from envmgr.store import opening, publication, records
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
     from envmgr.model import Damage, EnvironmentInfo, Record, Spec
     from envmgr.names import Alias, BuildId, EnvName
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _writes(method: Callable[Concatenate[Manager, P], T]) -> Callable[Concatenate[Manager, P], T]:
+    """Let a full or read-only file system be our error, wherever it was met."""
+
+    @functools.wraps(method)
+    def translated(self: Manager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return method(self, *args, **kwargs)
+        except OSError as error:
+            ours = opening.translate(error, self.context.layout.root)
+            if ours is error:
+                raise
+            raise ours from error
+
+    return translated
 
 
 class Manager:
@@ -39,6 +59,7 @@ class Manager:
         self.context = context
         self._layout = context.layout
 
+    @_writes
     def ensure(
         self,
         spec: Spec,
@@ -72,6 +93,7 @@ class Manager:
                 raise
         return ensured
 
+    @_writes
     def remember_text(self, text: bytes, name: EnvName) -> None:
         """Remember the name of a document without includes, so that the next caller need not parse it.
 
@@ -84,6 +106,7 @@ class Manager:
         """Return the name that a name or alias stands for; `EnvironmentNotFound`."""
         return removal.find(self.context.root, word)
 
+    @_writes
     def remove(
         self,
         name: EnvName,
@@ -97,10 +120,12 @@ class Manager:
         limit = TimeLimit(self.context.clock, timeout_s)
         return removal.remove(self.context, name, when_free=when_free, forget=forget, limit=limit, report=report)
 
+    @_writes
     def lock(self, spec: Spec, *, timeout_s: float | None = None, report: Reporter = ignore) -> str:
         """Return the text of the lockfile in force for `spec`, solved if there is none."""
         return locking.lock(self.context, spec, limit=TimeLimit(self.context.clock, timeout_s), report=report)
 
+    @_writes
     def relock(
         self,
         name: EnvName,
@@ -113,6 +138,7 @@ class Manager:
         limit = TimeLimit(self.context.clock, timeout_s)
         return replacement.relock(self.context, name, exclude_newer=exclude_newer, limit=limit, report=report)
 
+    @_writes
     def repair(
         self, name: EnvName, *, timeout_s: float | None = None, report: Reporter = ignore
     ) -> replacement.Replaced:
@@ -140,11 +166,13 @@ class Manager:
         """Return the log of the published build, or of the last failure."""
         return inspection.read_log(self._layout, name)
 
+    @_writes
     def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
         """Let an alias stand for a name that is there; `AliasTaken` unless `move`."""
         inspection.show(self._layout, name)
         publication.set_alias(self._layout, alias, name, move=move)
 
+    @_writes
     def remove_alias(self, alias: Alias) -> EnvName:
         """Drop an alias; nothing else is touched."""
         return publication.remove_alias(self._layout, alias)
@@ -153,15 +181,18 @@ class Manager:
         """Return every alias."""
         return publication.all_aliases(self._layout)
 
+    @_writes
     def pin(self, name: EnvName, *, is_pinned: bool) -> None:
         """Pin or unpin an environment against collection."""
         inspection.show(self._layout, name)
         records.set_pinned(self._layout, name, is_pinned=is_pinned)
 
+    @_writes
     def collect(self, *, dry_run: bool = False) -> tuple[collection.Collected, ...]:
         """Free what no environment needs."""
         return collection.collect(self.context, dry_run=dry_run)
 
+    @_writes
     def examine(self, *, quarantine: bool = False) -> tuple[doctor.Finding, ...]:
         """Check this host and its store."""
         return doctor.examine(self.context, quarantine=quarantine)

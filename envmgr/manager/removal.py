@@ -62,25 +62,28 @@ def _under_lock(context: Context, name: EnvName, *, when_free: bool) -> Removed 
         return None
     paths = layout.build(build_id)
     with leases.exclusive(paths) as is_granted:
-        users = users_of(context, build_id)
+        users = users_of(context, build_id, except_pid=os.getpid() if is_granted else None)
         if (users or not is_granted) and not when_free:
             raise in_use(name, users)
         publication.unpublish(layout, name, build_id)
         # Whoever started from the build in the last moment, without a lease, keeps it until it ends.
         target = sweep.to_trash(layout, build_id) if is_granted else None
     if target is None:
-        return Removed(name, build_id, is_deleted=False, users=users_of(context, build_id))
+        is_deleted = not paths.directory.exists()  # by hand, before
+        return Removed(name, build_id, is_deleted, users=users_of(context, build_id))
     fsio.delete_tree(Step.DELETE, target)
     return Removed(name, build_id, is_deleted=True)
 
 
-def users_of(context: Context, build_id: BuildId) -> tuple[Usage, ...]:
-    """Return who uses a build, each process once: the holders of its lease, then those found in its files."""
+def users_of(context: Context, build_id: BuildId, except_pid: int | None = None) -> tuple[Usage, ...]:
+    """Return who uses a build, each process once: the holders of its lease, then those found in its files.
+
+    A remover who was granted the exclusive lease holds it itself and is no user: `except_pid`.
+    """
     paths = context.layout.build(build_id)
     holders = usage.lock_holders([paths.lease]).get(paths.lease, ())
-    ours = os.getpid()
     found = {user.pid: user for user in (*usage.processes_inside(paths.directory), *holders)}
-    return tuple(user for pid, user in sorted(found.items()) if pid != ours)
+    return tuple(user for pid, user in sorted(found.items()) if pid != except_pid)
 
 
 def in_use(name: EnvName, users: tuple[Usage, ...]) -> EnvironmentInUse:

@@ -7,10 +7,11 @@ that run keep the build that they started in; it goes when the last of them is g
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envmgr.errors import EnvironmentNotFound, EnvmgrError
+from envmgr.errors import EnvironmentNotFound, EnvmgrError, UsageError
 from envmgr.events import Reporter
 from envmgr.manager import ensure, requests
 from envmgr.manager.context import Context
@@ -47,8 +48,13 @@ def relock(
     with locked(context, name, limit, report):
         old = _published(context, name)
         spec = _stored_spec(context, name)
+        if spec.is_lockfile:
+            raise UsageError(
+                f"{name} was made from a lockfile, which leaves nothing to solve",
+                hint="create the environment of another lockfile, or of a spec",
+            )
         lease = ensure.build(context, spec, None, limit=limit, report=report, on_locked=found.append, changes=changes)
-        with contextlib.closing(lease):
+        with _swept(context, spec), contextlib.closing(lease):
             new = records.read_record(context.layout, name, lease.build_id)
             before = records.read_record(context.layout, name, old)
             is_new = new.lock_digest != before.lock_digest
@@ -57,7 +63,6 @@ def relock(
                 # lockfile in force, and the next relock or create goes on from there.
                 records.write_lockfile(context.layout, name, context.settings.machine_class, found[-1])
                 _replace(context, name, old, lease.build_id)
-        sweep.sweep_name(context.layout, spec.digest)
         return Replaced(new if is_new else before, is_new, old)
 
 
@@ -72,11 +77,20 @@ def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporte
             context, spec, text, limit=limit, report=report, changes=changes,
             on_locked=lambda text: records.write_lockfile(context.layout, name, context.settings.machine_class, text),
         )  # fmt: skip
-        with contextlib.closing(lease):
+        with _swept(context, spec), contextlib.closing(lease):
             _replace(context, name, old, lease.build_id)
             record = records.read_record(context.layout, name, lease.build_id)
-        sweep.sweep_name(context.layout, spec.digest)
         return Replaced(record, is_new=True, old_build_id=old)
+
+
+@contextlib.contextmanager
+def _swept(context: Context, spec: Spec) -> Iterator[None]:
+    """At the end of the block, however it ends, discard the builds of `spec` that no name leads to and nobody uses."""
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # a full file system: the next sweep takes them
+            sweep.sweep_name(context.layout, spec.digest)
 
 
 def _published(context: Context, name: EnvName) -> BuildId:

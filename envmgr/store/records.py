@@ -89,7 +89,7 @@ def write_spec(layout: Layout, spec: Spec) -> None:
     """Keep what the name was made from, unless it is kept already."""
     path = _name_directory(layout, spec.name, Step.SPEC) / "spec.json"
     if not path.exists():
-        fsio.write_file(Step.SPEC, path, (codec.dump(spec) + "\n").encode())
+        _write_json(Step.SPEC, path, {"format": RECORD_FORMAT, **dataclasses.asdict(spec)})
 
 
 def read_spec(layout: Layout, name: EnvName) -> Spec | None:

@@ -15,7 +15,7 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NoReturn, TypeVar, cast
 
 T = TypeVar("T")
@@ -120,6 +120,12 @@ class Forked(Generic[T]):
         if number == signal.SIGKILL:
             self.wait()
 
+    def abandon(self) -> None:
+        """Kill it, and do without its result."""
+        with contextlib.suppress(OSError):
+            self.kill()
+        os.close(self._read)
+
     def wait(self) -> int:
         """Wait for the end and return the exit status, negative for a signal."""
         if self._status is None:
@@ -164,7 +170,7 @@ def _run(work: Callable[[], object], write: int) -> NoReturn:
         os._exit(status)
 
 
-def all_results(processes: list[Forked[T]]) -> list[T]:
+def all_results(processes: Sequence[Forked[T]]) -> list[T]:
     """Return the results of all; end the rest if one fails."""
     try:
         return [process.result() for process in processes]
