@@ -1,0 +1,314 @@
+"""The builder as a process: whatever happens to it or its parent, nothing of it stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from backend_hosts import Host, Limit
+from backend_servers import Server, serve
+from demo.packages import fabricate, index
+
+from envmgr.backends.families import MARK
+from envmgr.backends.spawner import Spawner, builder_command
+from envmgr.errors import BuilderDied, Cancelled, EnvmgrError, TimedOut
+from envmgr.events import Event
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Starts one process in the background, one in a session of its own whose parent is gone at once, and one that has also
+# dropped the mark; says so; then goes on for ever.
+_SPREADING = """\
+sleep 3600 &
+(setsid sleep 3601 >/dev/null 2>&1 &)
+(setsid env -i /bin/sleep 3602 >/dev/null 2>&1 &)
+sleep 0.1
+echo spread
+"""
+
+
+def living(build_dir: Path) -> list[str]:
+    """Return the commands of all processes of a build: by its mark, or by a file of its that they have open."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+            is_marked = f"{MARK}={build_dir}".encode() in (entry / "environ").read_bytes()
+            cwd = os.readlink(entry / "cwd")
+        except OSError:
+            continue
+        if command and (is_marked or cwd.startswith(str(build_dir))):
+            found.append(command)
+    return found
+
+
+@pytest.fixture(scope="module")
+def scripted(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A channel whose package `endless` never ends its post-link script, and `quick` leaves processes behind."""
+    directory = tmp_path_factory.mktemp("scripted") / "chan"
+    fabricate(directory, "endless", "1.0", files={"bin/.endless-post-link.sh": _SPREADING + "sleep 3600\n"})
+    fabricate(directory, "quick", "1.0", files={"bin/.quick-post-link.sh": _SPREADING})
+    fabricate(directory, "telling", "1.0", files={"bin/.telling-post-link.sh": "env | sort > $PREFIX/environ\n"})
+    index(directory)
+    return directory.as_uri()
+
+
+@pytest.fixture
+def stalled(channel: Path) -> Iterator[Server]:
+    """A server that never finishes the package `tool`."""
+    with serve(channel) as server:
+        server.behaviour.stall = "tool-1.0"
+        yield server
+
+
+def when_spread(act: Callable[[], None]) -> Callable[[Event], None]:
+    """Return a reporter that acts once the endless script is under way."""
+
+    def report(event: Event) -> None:
+        if event.kind == "log" and event.message == "spread":
+            act()
+
+    return report
+
+
+def builder_pid(build_dir: Path) -> int:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes()
+                cwd = os.readlink(entry / "cwd")
+            except OSError:
+                continue
+            if b"builder/__main__.py" in command and cwd == str(build_dir):
+                return int(entry.name)
+    raise AssertionError("no builder")
+
+
+def test_a_killed_builder_leaves_no_process(host: Host, scripted: str) -> None:
+    """SIGKILL from outside: the error says so, and whatever the builder had started is gone when it is raised."""
+    request = host.request(scripted, conda=("endless",), allow_link_scripts=None)
+    build_dir = Path(request.build_dir)
+
+    def kill() -> None:
+        assert len(living(build_dir)) >= 5
+        os.kill(builder_pid(build_dir), signal.SIGKILL)
+
+    with pytest.raises(BuilderDied, match="killed by SIGKILL") as caught:
+        host.run(request, on_event=when_spread(kill))
+    assert "spread" in caught.value.message
+    # The one that has dropped the mark, too, lost its parent, and then the builder, is out of reach: see `families`.
+    for pid in lost("sleep 3602"):
+        os.kill(pid, signal.SIGKILL)
+    assert living(build_dir) == []
+
+
+def lost(command: str) -> list[int]:
+    found = subprocess.run(["pgrep", "-f", f"^/bin/{command}$"], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (TimedOut("the time is up"), TimedOut),
+        (Cancelled("no more"), Cancelled),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_an_end_by_the_caller_leaves_no_process(
+    host: Host, scripted: str, error: BaseException, kind: type[BaseException]
+) -> None:
+    """Time limit, cancellation, Ctrl-C: raised promptly, and not one of the builder's processes lives, mark or not."""
+    limit = Limit()
+    request = host.request(scripted, conda=("endless",), allow_link_scripts=None)
+    raised_at = []
+
+    def end() -> None:
+        limit.error = error
+        raised_at.append(time.monotonic())
+
+    with pytest.raises(kind):
+        host.run(request, limit=limit, on_event=when_spread(end))
+    assert time.monotonic() - raised_at[0] < 2
+    assert living(Path(request.build_dir)) == []
+    assert lost("sleep 3602") == []
+
+
+def test_an_error_of_the_reporter_ends_the_build(host: Host, scripted: str) -> None:
+    """What the caller's own function raises comes out, and no process stays."""
+    request = host.request(scripted, conda=("endless",), allow_link_scripts=None)
+
+    def fail() -> None:
+        raise RuntimeError("the reporter's own")
+
+    with pytest.raises(RuntimeError, match="the reporter's own"):
+        host.run(request, on_event=when_spread(fail))
+    assert living(Path(request.build_dir)) == []
+
+
+def test_what_a_script_leaves_running_is_ended_with_a_good_build(host: Host, scripted: str) -> None:
+    """A build that succeeds leaves no process, either."""
+    built = host.build(scripted, conda=("quick",), allow_link_scripts=None)
+    assert built.result is not None
+    assert living(built.build_dir) == []
+    assert lost("sleep 3602") == []
+
+
+def test_a_stalled_server_and_a_deadline(host: Host, stalled: Server) -> None:
+    """The deadline ends a build in the middle of a download that would wait much longer."""
+    request = host.request(stalled.url, conda=("tool",), timeout_s=60.0)
+    began = time.monotonic()
+    with pytest.raises(TimedOut):
+        host.run(request, limit=Limit(2.0))
+    assert time.monotonic() - began < 4
+    assert living(Path(request.build_dir)) == []
+
+
+_PARENT = """\
+import sys
+from pathlib import Path
+from backend_hosts import Host
+host = Host(Path(sys.argv[1]))
+host.build(sys.argv[2], conda=("tool",))
+"""
+
+
+def run_parent(code: str, *arguments: str) -> subprocess.Popen[str]:
+    places = [ROOT, ROOT / "scripts", Path(__file__).parent]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, places))}
+    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environ, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_builder_dies_with_its_parent(stalled: Server, tmp_path: Path) -> None:
+    """SIGKILL of the parent ends the builder, though nobody is left to tell it."""
+    build_dir = tmp_path / "store/builds/b-1"
+    with run_parent(_PARENT, str(tmp_path / "store"), stalled.url) as parent:
+        while not stalled.asked_for("tool-1.0-0.conda"):
+            time.sleep(0.01)
+        assert living(build_dir)
+        parent.kill()
+    until = time.monotonic() + 5
+    while living(build_dir) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert living(build_dir) == []
+
+
+_FORKING = """\
+import os, sys
+from pathlib import Path
+from backend_hosts import Host
+host = Host(Path(sys.argv[1]))
+host.build(sys.argv[2], conda=("tool",))
+child = os.fork()
+if child == 0:
+    built = Host(Path(sys.argv[1]) / "child").build(sys.argv[2], conda=("tool",))
+    os._exit(0 if built.result.packages == 1 else 1)
+_, status = os.waitpid(child, 0)
+host.build(sys.argv[2], conda=("tool",))
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_process_builds(channel: Path, tmp_path: Path) -> None:
+    """A process that has built and then forked: both can build on."""
+    with run_parent(_FORKING, str(tmp_path / "store"), channel.as_uri()) as parent:
+        out, _ = parent.communicate(timeout=60)
+    assert (parent.returncode, out) == (0, "0\n")
+
+
+def test_many_threads_build_at_once_and_nothing_leaks(host: Host, channel: Path) -> None:
+    """Builds from several threads, then none of their descriptors and children is left in this process."""
+    host.build(channel.as_uri(), conda=("tool",))
+    before = sorted(os.listdir("/proc/self/fd"))
+    requests = [host.request(channel.as_uri(), conda=("tool",)) for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(built.result is not None for built in pool.map(host.run, requests))
+    assert sorted(os.listdir("/proc/self/fd")) == before
+    assert [thread.name for thread in threading.enumerate()].count("envmgr-forker") == 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_no_variable_of_the_caller_gets_in(host: Host, scripted: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A builder's tools see a minimal environment, whatever the caller's is."""
+    for name in ("SECRET_TOKEN", "PIP_INDEX_URL", "CONDA_PREFIX", "HTTPS_PROXY", "LD_LIBRARY_PATH"):
+        monkeypatch.setenv(name, "/the/callers/own")
+    built = host.build(scripted, conda=("telling",), allow_link_scripts=None)
+    seen = dict(line.split("=", 1) for line in (built.prefix / "environ").read_text().splitlines())
+    assert "/the/callers/own" not in seen.values()
+    assert set(seen) <= {
+        "PATH", "LANG", "HOME", "PREFIX", "PKG_NAME", "PKG_VERSION", "PKG_BUILDNUM", MARK,
+        "PWD", "_", "SHLVL", "OLDPWD",
+    }  # fmt: skip
+
+
+def wrapped(code: str, tmp_path: Path) -> Spawner:
+    """Return a spawner whose builder runs `code` first, with the builder's own arguments in `sys.argv`."""
+    script = tmp_path / "wrapper.py"
+    script.write_text(f"import os, runpy, sys\n{code}\n")
+    return Spawner([sys.executable, str(script)])
+
+
+def test_a_builder_that_ends_without_an_answer(host: Host, channel: Path, tmp_path: Path) -> None:
+    """Its status and its last words are in the error."""
+    spawner = wrapped("print('last words', flush=True); os._exit(7)", tmp_path)
+    with pytest.raises(BuilderDied, match=r"ended with status 7 without an answer.*last words") as caught:
+        host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=spawner)
+    assert caught.value.is_transient
+
+
+@pytest.mark.parametrize("code", ["os.write(int(sys.argv[1]), b'no json\\n')", "os.write(int(sys.argv[1]), b'half')"])
+def test_a_builder_that_talks_nonsense(host: Host, channel: Path, tmp_path: Path, code: str) -> None:
+    """What is no answer is not taken for one."""
+    with pytest.raises(BuilderDied):
+        host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=wrapped(code, tmp_path))
+
+
+def test_a_builder_that_cannot_be_started(host: Host, channel: Path, tmp_path: Path) -> None:
+    """A missing interpreter is named."""
+    with pytest.raises(BuilderDied, match="none-such"):
+        host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=Spawner([str(tmp_path / "none-such")]))
+
+
+def test_what_nobody_foresaw_is_told_in_the_log_only(host: Host, channel: Path, tmp_path: Path) -> None:
+    """An exception that is not ours has the code ``unexpected``; its text stays in the log."""
+    code = (
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from envmgr.builder import process, stages\n"
+        "def fail(*_, **__): raise ZeroDivisionError('only for the log')\n"
+        "stages.run = fail\n"
+        "process.main(sys.argv[1:])"
+    )
+    with pytest.raises(EnvmgrError) as caught:
+        host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=wrapped(code, tmp_path))
+    assert caught.value.code == "unexpected"
+    assert "only for the log" not in str(caught.value)
+    assert host.last is not None
+    assert "ZeroDivisionError: only for the log" in host.last.log
+
+
+def test_the_parent_imports_neither_rattler_nor_conda_lock() -> None:
+    """What the parent needs of a build costs it no heavy import."""
+    code = (
+        "import sys; import envmgr.backends.spawner;"
+        "print(sorted({'rattler', 'conda_lock', 'asyncio', 'yaml'} & set(sys.modules)))"
+    )
+    with run_parent(code) as parent:
+        assert parent.communicate(timeout=30)[0] == "[]\n"
+
+
+def test_the_default_command_is_isolated() -> None:
+    """Neither the user's site nor the working directory nor a variable can change what a builder imports."""
+    command = builder_command()
+    assert command[:2] == [sys.executable, "-I"]
+    assert Path(command[2]).is_file()
