@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr import lockfile, ready
-from envmgr.errors import Corrupt, EnvironmentNotFound
+from envmgr.errors import Corrupt, EnvironmentNotFound, InvalidSpec, StoreTooNew
 from envmgr.model import Damage
 from envmgr.store import publication, records
 
@@ -50,13 +50,13 @@ def _check_record(layout: Layout, lease: ready.Lease, subdir: str) -> Iterator[D
     try:
         record = records.read_record(layout, lease.name, lease.build_id)
         locked = lockfile.parse(paths.lockfile.read_text(encoding="utf-8"), subdir)
-    except (Corrupt, OSError, UnicodeDecodeError) as error:
+    except (Corrupt, StoreTooNew, InvalidSpec, OSError, UnicodeDecodeError) as error:
         yield Damage(paths.directory, str(error))
         return
     if locked.digest != record.lock_digest:
         yield Damage(paths.lockfile, "is not the lockfile that the build was made from")
     wanted = {package.name: package.version for package in locked.packages if package.manager == "conda"}
-    there = {str(meta["name"]): str(meta["version"]) for _, meta in _conda_meta(Path(lease.prefix))}
+    there = {str(meta["name"]): str(meta.get("version")) for _, meta in _conda_meta(Path(lease.prefix))}
     for package in sorted(wanted.keys() | there.keys()):
         if wanted.get(package) != there.get(package):
             yield Damage(
@@ -81,7 +81,10 @@ def _check_conda(prefix: Path) -> Iterator[Damage]:
         seen = True
         data = document.get("paths_data")
         entries = data.get("paths", []) if isinstance(data, dict) else []
-        for entry in entries:
+        for entry in entries if isinstance(entries, list) else ():
+            if not isinstance(entry, dict) or "_path" not in entry:
+                yield Damage(path, "is not the record of a package that was installed")
+                break
             expected = entry.get("sha256_in_prefix") or entry.get("sha256")
             yield from _check_file(prefix / str(entry["_path"]), expected, str(path.stem))
     if not seen and not (prefix / "conda-meta").is_dir():
@@ -112,18 +115,28 @@ def _sha256(fd: int) -> bytes:
 def _check_pip(prefix: Path) -> Iterator[Damage]:
     """Check the distributions that the pip section installed: each names its files in a RECORD (PEP 376)."""
     for record in sorted(prefix.glob("lib/python*/site-packages/*.dist-info/RECORD")):
-        installer = record.with_name("INSTALLER")
-        if not installer.is_file() or installer.read_text(encoding="utf-8").strip() != "uv":
+        try:
+            if record.with_name("INSTALLER").read_bytes().strip() != b"uv":
+                continue
+            with record.open(newline="", encoding="utf-8") as file:
+                for row in csv.reader(file):
+                    yield from _check_row(record, *(*row, "", "")[:2])
+        except FileNotFoundError:
             continue
-        with record.open(newline="", encoding="utf-8") as file:
-            for row in csv.reader(file):
-                relative, _, hashed = (*row, "", "")[:3]
-                algorithm, _, value = (relative and hashed.partition("=")) or ("", "", "")
-                if algorithm != "sha256" or relative.endswith(".pyc"):
-                    continue
-                expected = base64.urlsafe_b64decode(value + "=" * (-len(value) % 4)).hex()
-                path = Path(os.path.normpath(record.parent.parent / relative))
-                yield from _check_file(path, expected, record.parent.name)
+        except (OSError, ValueError, csv.Error) as error:
+            yield Damage(record, f"cannot be read: {error}")
+
+
+def _check_row(record: Path, relative: str, hashed: str) -> Iterator[Damage]:
+    """Check one file by its row: path from site-packages, ``sha256=`` and urlsafe base64 without padding (PEP 427)."""
+    if "\0" in relative:
+        raise ValueError(f"{relative!r} is no file's name")
+    algorithm, _, value = hashed.partition("=")
+    if algorithm != "sha256" or relative.endswith(".pyc"):
+        return
+    expected = base64.b64decode(value + "=" * (-len(value) % 4), altchars=b"-_", validate=True).hex()
+    path = Path(os.path.normpath(record.parent.parent / relative))
+    yield from _check_file(path, expected, record.parent.name)
 
 
 def _with_names(layout: Layout, name: EnvName, damage: Damage) -> Damage:
