@@ -1,0 +1,83 @@
+"""The command line of ``scripts/bench``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn, Protocol
+
+from benchmarks import creating, report, sharing, starting, workspace
+from benchmarks.measuring import BenchError, Figure
+from benchmarks.workspace import Workspace, say
+
+
+class Group(Protocol):
+    """Measures the figures that belong together."""
+
+    def __call__(self, work: Workspace, *, is_quick: bool) -> list[Figure]: ...
+
+
+GROUPS: dict[str, Group] = {
+    "ready": starting.ready,
+    "import": starting.importing,
+    "hook": starting.hook,
+    "launcher": starting.launcher,
+    "commands": starting.commands,
+    "create": creating.quickstart,
+    "pip": creating.with_pip,
+    "many": creating.many,
+    "cold": creating.cold,
+    "slow": sharing.slow_download,
+    "waiting": sharing.waiting,
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, print the tables, return the exit status: 1 when something failed, or with ``--strict`` was missed."""
+    options = _parser().parse_args(arguments)
+    target = None if options.json is None else options.json.absolute()  # the working directory changes
+    signal.signal(signal.SIGTERM, _stop)
+    began, load = time.monotonic(), os.getloadavg()[0]
+    figures: list[Figure] = []
+    try:
+        with workspace.opened() as work:
+            for name in [name for name in GROUPS if not options.only or name in options.only]:
+                say(name)
+                figures += GROUPS[name](work, is_quick=options.quick)
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+    run = report.Run(figures, options.quick, time.monotonic() - began, (load, os.getloadavg()[0]))
+    print(report.text(run))
+    if target is not None:
+        target.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    return 1 if options.strict and run.missed else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bench", description="Measure what envmgr costs, and compare it with goals.")
+    parser.add_argument("--only", metavar="NAME", nargs="+", choices=GROUPS, help=f"only these: {', '.join(GROUPS)}")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write every measurement to this file")
+    parser.add_argument("--quick", action="store_true", help="few rounds: under a minute and a half")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")
+    return parser
+
+
+def _stop(_number: int, _frame: FrameType | None) -> NoReturn:
+    sys.exit(143)
+
+
+def run() -> NoReturn:
+    """Be ``scripts/bench``."""
+    try:
+        status = main(sys.argv[1:])
+    except KeyboardInterrupt:
+        status = 130
+    sys.exit(status)
