@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +57,7 @@ async def link(
     requested: Sequence[str],
     report: Reporter,
 ) -> Linked:
-    """Make `prefix` of `packages`; `unpacked` says where each lies; `scratch` is made and removed again.
+    """Make `prefix` of `packages`; `unpacked` says where each lies; `scratch` is made, and of no use any more.
 
     Blocks no other build. Runs no script. After an error the prefix is in pieces, and rattler's threads may still be
     writing to it until this process ends.
@@ -67,9 +66,9 @@ async def link(
     os.mkdir(scratch)
     places: dict[str, Path] = {}
     for record, package in zip(records, packages, strict=True):
-        place = scratch / _cache_name(record)
-        place.symlink_to(unpacked[package.name])
-        places[str(place)] = unpacked[package.name]
+        name = _cache_name(record)
+        os.symlink(unpacked[package.name], os.path.join(scratch, name))
+        places[name] = unpacked[package.name]
     layer = PackageCacheLayer(scratch).with_validation_mode(ValidationMode.skip())
     progress = _Progress(report, len(records))
     with translating(f"cannot link into {prefix}"):
@@ -91,8 +90,7 @@ async def link(
             f"rattler did not take the unpacked package of {', '.join(progress.fetched)}",
             hint="`envmgr gc` and another try unpack it anew",
         )
-    shutil.rmtree(scratch)
-    _settle_records(prefix, places)
+    _settle_records(prefix, scratch, places)
     return Linked(_clobbered(prefix), tuple(_scripts(packages, unpacked)))
 
 
@@ -149,18 +147,29 @@ class _Progress:
             self._report(Event("progress", "link", "", self._linked, self._count, "packages"))
 
 
-def _settle_records(prefix: Path, places: Mapping[str, Path]) -> None:
-    """Make conda-meta readable to everyone, and let it name the entries of the package cache, which stay."""
-    quoted = {json.dumps(old)[1:-1].encode(): json.dumps(str(new))[1:-1].encode() for old, new in places.items()}
-    for path in (prefix / "conda-meta").glob("*.json"):
-        data = path.read_bytes()
-        stem = path.name.removesuffix(".json").encode()
-        for old, new in quoted.items():
-            if old.endswith(stem):
-                data = data.replace(b'"' + old + b'"', b'"' + new + b'"')
-        path.unlink()
-        path.write_bytes(data)
-        path.chmod(0o644)
+def _settle_records(prefix: Path, scratch: Path, places: Mapping[str, Path]) -> None:
+    """Make conda-meta readable to everyone, and let it name the entries of the package cache, which stay.
+
+    Whoever reads a record is not to be sent to this build's own cache, which is gone by then.
+    """
+    meta = prefix / "conda-meta"
+    for name in os.listdir(meta):
+        if not name.endswith(".json"):
+            continue
+        stem = name.removesuffix(".json")
+        path = os.path.join(meta, name)
+        with open(path, "r+b") as file:
+            data = file.read()
+            if stem in places:
+                data = data.replace(_quoted(scratch / stem), _quoted(places[stem]))
+            file.seek(0)
+            file.write(data)
+            file.truncate()
+            os.fchmod(file.fileno(), 0o644)
+
+
+def _quoted(path: Path) -> bytes:
+    return json.dumps(str(path)).encode()
 
 
 def _clobbered(prefix: Path) -> tuple[str, ...]:
