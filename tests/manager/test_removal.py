@@ -21,7 +21,7 @@ from fakes.worlds import World, make_world, observed, open_descriptors, spec_of
 from envmgr import ready
 from envmgr.errors import AliasTaken, Corrupt, EnvironmentInUse, EnvironmentNotFound, UsageError
 from envmgr.fsio import TEMPORARY, Step
-from envmgr.names import Alias
+from envmgr.names import Alias, BuildId
 from envmgr.store import locks, publication, records, sweep
 
 SPEC = spec_of("numpy")
@@ -129,7 +129,7 @@ def test_remove_and_create_while_the_old_one_is_in_use(world: World) -> None:
 def test_nobody_gets_an_environment_that_is_being_removed(world: World) -> None:
     """At every point of a removal a new user gets the whole environment or none; never one that is then deleted."""
     create(world)
-    seen = []
+    seen: list[tuple[Step, str, bool | None]] = []
 
     def look() -> bool:
         lease = ready.acquire(str(world.root), SPEC.name, patience_s=0.0)
@@ -231,7 +231,7 @@ def test_a_relock_whose_name_was_changed_meanwhile(world: World, orders: Orders)
 
     def observer(step: Step, point: str) -> None:
         if (step, point) == (Step.RECORD, "before"):
-            publication.unpublish(world.layout, SPEC.name, sweep.BuildId(old))
+            publication.unpublish(world.layout, SPEC.name, BuildId(old))
 
     with observed(observer), pytest.raises(Exception, match="changed by somebody else"):
         world.manager().relock(SPEC.name)
@@ -256,7 +256,7 @@ def test_repair_makes_the_same_again(world: World, orders: Orders) -> None:
 @pytest.mark.parametrize("what", ["the build", "the lease", "the record", "the lockfile"])
 def test_what_was_deleted_by_hand_is_repaired(world: World, what: str) -> None:
     """A published build that somebody damaged is told by every command, and repaired; or removed."""
-    build = sweep.BuildId(create(world))
+    build = BuildId(create(world))
     paths = world.layout.build(build)
     if what == "the build":
         subprocess.run(["rm", "-rf", paths.directory], check=True)
@@ -350,7 +350,7 @@ def test_verify_tells_a_damaged_lockfile(world: World) -> None:
 
 def test_doctor_names_who_holds_a_lease_exclusively(world: World) -> None:
     """A process that locked a lease by mistake keeps all others out, and doctor names it."""
-    build = sweep.BuildId(create(world))
+    build = BuildId(create(world))
     with gates(2) as (held, end):
 
         def hold() -> None:
