@@ -15,9 +15,9 @@ import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
 
-from envmgr.version import __version__
 from envmgr.cli.call import Globals
 from envmgr.cli.commands import inspect, maintain, make, run
+from envmgr.version import __version__
 
 # The escape keeps the lines of the table apart.
 _EPILOG = """\

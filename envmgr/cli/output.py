@@ -17,8 +17,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from envmgr.errors import EnvmgrError
+
 if TYPE_CHECKING:
-    from envmgr.errors import EnvmgrError
     from envmgr.model import Problem
 
 Row = Sequence[str]
@@ -38,12 +39,22 @@ def one_line(text: str) -> str:
 
 def write_record(document: Mapping[str, object]) -> None:
     """Write one JSON record and a line feed to standard output; ASCII only, so that no locale can break it."""
-    sys.stdout.write(json.dumps(document) + "\n")
+    write_text(json.dumps(document))
 
 
 def write_text(text: str) -> None:
-    """Write data to standard output, ended by a line feed unless it is empty."""
-    sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+    """Write data to standard output, ended by a line feed unless it is empty.
+
+    Raises `BrokenPipeError` where nobody reads any more, `EnvmgrError` where it cannot be written for another reason:
+    an answer that did not arrive is no success.
+    """
+    try:
+        sys.stdout.write(text if not text or text.endswith("\n") else text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvmgrError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def say(text: str) -> None:
@@ -60,9 +71,8 @@ def write_table(header: Row, rows: Sequence[Row]) -> None:
         _draw(header, rows)
         return
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    for row in (header, *rows):
-        line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        write_text(line.rstrip() + "\n")
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in (header, *rows))
+    write_text("\n".join(lines))
 
 
 def _draw(header: Row, rows: Sequence[Row]) -> None:
@@ -82,8 +92,7 @@ def _draw(header: Row, rows: Sequence[Row]) -> None:
 def write_facts(facts: Sequence[tuple[str, str]]) -> None:
     """Write aligned lines ``key: value`` to standard output; of several values each has its line."""
     width = max(len(key) for key, _ in facts) + 1
-    for key, value in facts:
-        write_text(f"{key + ':':<{width}} {one_line(value)}".rstrip() + "\n")
+    write_text("\n".join(f"{key + ':':<{width}} {one_line(text)}".rstrip() for key, text in facts))
 
 
 # ------------------------------------------------------------------------------------------------- people's notation

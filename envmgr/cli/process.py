@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -56,11 +57,11 @@ def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = No
     is_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
     with _signals_raise():
         try:
-            code = _run(words, given)
-            sys.stdout.flush()
+            return _run(words, given)
         except BaseException as error:  # noqa: BLE001 - the one place where every error becomes an exit code
             return _fail(error, given, is_json=is_json)
-        return code
+        finally:
+            _settle_output()
 
 
 def _run(words: list[str], given: Globals) -> int:
@@ -100,7 +101,7 @@ def _signals_raise() -> Iterator[None]:
 
 def _fail(error: BaseException, given: Globals, *, is_json: bool) -> int:
     """Say what went wrong and return the exit code."""
-    if isinstance(error, OSError) and _is_output_gone():
+    if isinstance(error, BrokenPipeError) and _is_output_gone():
         return _SIGPIPE_EXIT_CODE
     found = translated(error)
     if given.is_debug:
@@ -108,9 +109,8 @@ def _fail(error: BaseException, given: Globals, *, is_json: bool) -> int:
 
         output.say("".join(traceback.format_exception(error)))
     if is_json:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(BrokenPipeError, EnvmgrError):
             output.write_record(shapes.error(found))
-            sys.stdout.flush()
     else:
         output.say(output.error_text(found))
     return 128 + error.number if isinstance(error, Interrupted) else found.exit_code
@@ -148,15 +148,21 @@ def translated(error: BaseException) -> EnvmgrError:
 
 
 def _is_output_gone() -> bool:
-    """Tell whether nobody reads standard output any more; if so, let nothing be written to it when Python ends."""
+    """Tell whether standard output is a pipe or socket that nobody reads any more."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError):
+        return False
+
+
+def _settle_output() -> None:
+    """Let what could not be written go nowhere: Python would try once more at its end, and complain."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (OSError, ValueError):
         with contextlib.suppress(OSError, ValueError):
             devnull = os.open(os.devnull, os.O_WRONLY)
             os.dup2(devnull, sys.stdout.fileno())
             os.close(devnull)
-        return True
-    except (OSError, ValueError):
-        return False
-    return False

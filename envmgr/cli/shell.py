@@ -29,7 +29,7 @@ _envmgr_fd=
 case ${{BASH_VERSION-}}${{ZSH_VERSION-}} in
 ''|[123].*|4.0*)
 for _envmgr_digit in 9 8 7 6 5 4 3; do
-if {{ : <&"$_envmgr_digit"; }} 2>/dev/null; then :; else
+if {{ true <&"$_envmgr_digit"; }} 2>/dev/null; then :; else
 eval "exec $_envmgr_digit<\\"\\$_envmgr_lease\\""
 _envmgr_fd=$_envmgr_digit
 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+_LEAST_BEQUEATHED_FD = 100
 
 
 def run(
@@ -50,7 +52,7 @@ def run(
     lease = _lease(call, x, timeout_s)
     try:
         environ = activation.apply(_changes(lease), os.environ)
-        os.set_inheritable(lease.fileno(), True)
+        _bequeath(lease.fileno())
         _become(command, environ)
     except (FileNotFoundError, NotADirectoryError):
         return _fail(call, "command_not_found", f"{command[0]}: command not found in {lease.name}", NOT_FOUND)
@@ -84,12 +86,22 @@ def _changes(lease: Lease) -> tuple[activation.Change, ...]:
         raise Corrupt(f"cannot read {path}: {error.strerror}", hint=f"envmgr repair {lease.name}") from error
 
 
+def _bequeath(fd: int) -> None:
+    """Let the program that follows inherit the lease, on a descriptor that no script uses for its own (exec 3<file)."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_DUPFD, _LEAST_BEQUEATHED_FD)
+    except OSError:  # so few descriptors are allowed to this process
+        os.set_inheritable(fd, True)
+
+
 def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
     """Replace this process by a program that is searched on the environment's PATH."""
     sys.stdout.flush()
     # Python ignores these two, and what is ignored stays ignored in the program that follows.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
+    if not command[0]:
+        raise FileNotFoundError
     os.execvpe(command[0], command, environ)  # noqa: S606 - no shell is the point
 
 

@@ -1,0 +1,14 @@
+"""The command line with a backend that takes its orders from files: what the tests start as a process."""
+
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+if __name__ == "__main__":
+    from fakes.backend import FakeBackend
+
+    from envmgr.cli import main
+
+    sys.exit(main(backend=FakeBackend(Path(os.environ["FAKE_ORDERS"]))))
