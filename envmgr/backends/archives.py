@@ -33,122 +33,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import errno
 import fcntl
 import hashlib
-import json
 import os
-import shutil
-import stat
-import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from envmgr import fsio
+from envmgr.backends.transfers import Progress, Sink, Transport
+from envmgr.backends.unpacked import SYNCED, Entries, Seal, delete
 from envmgr.errors import BuildFailed, ChannelError, Corrupt, EnvmgrError, NoSpace, Offline, PolicyRefused
 from envmgr.events import Event, Reporter
 from envmgr.fsio import Step
 from envmgr.lockfile import strip_credentials
 from envmgr.model import LockedPackage
 
-_SYNCED = "synced"
 _BLOCK_BYTES = 1 << 20
-_REPORT_EVERY_S = 0.1
 _LOCK_LOOK_S = 0.05
-_RENAME_EXCHANGE = 2
-_AT_FDCWD = -100
 _SHOWN = 5
-_libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Transport(Protocol):
-    """Where bytes come from, and who can unpack them; rattler's is `envmgr.backends.rattler.network.Http`."""
-
-    async def fetch(self, url: str, sink: Sink) -> None:
-        """Write the bytes at `url` into `sink`, from `Sink.restart` on at each try."""
-
-    async def unpack(self, archive: Path, directory: Path) -> None:
-        """Unpack `archive`, whose name ends in ``.conda`` or ``.tar.bz2``, into the new `directory`."""
-
-
-class Sink:
-    """Takes the bytes of one archive, on any thread: writes and hashes them, and says when the last ones came."""
-
-    def __init__(self, path: Path, on_bytes: Callable[[int], None]) -> None:
-        self._file = path.open("w+b", buffering=0)
-        self._on_bytes = on_bytes
-        self._lock = threading.Lock()
-        self._is_open = False
-        self.failure: Exception | None = None
-        self.size_bytes = 0
-        self.last_at = 0.0
-        self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
-
-    def restart(self) -> None:
-        """Forget what has come: a new try begins."""
-        with self._lock:
-            self._on_bytes(-self.size_bytes)
-            self._file.seek(0)
-            self._file.truncate()
-            self._sha256 = hashlib.sha256()
-            self._md5 = hashlib.md5(usedforsecurity=False)
-            self.size_bytes = 0
-            self.failure = None
-            self.last_at = time.monotonic()
-            self._is_open = True
-
-    def write(self, block: bytes) -> int:
-        """Take the next bytes."""
-        with self._lock:
-            if not self._is_open:
-                raise ValueError("this try is over")
-            try:
-                view = memoryview(block)
-                while view:
-                    view = view[self._file.write(view) :]
-            except OSError as error:
-                self.failure = error
-                raise
-            self._sha256.update(block)
-            self._md5.update(block)
-            self.size_bytes += len(block)
-            self.last_at = time.monotonic()
-        self._on_bytes(len(block))
-        return len(block)
-
-    def stop(self) -> None:
-        """Take nothing more in this try."""
-        with self._lock:
-            self._is_open = False
-
-    def close(self) -> None:
-        self.stop()
-        self._file.close()
-
-    @property
-    def sha256(self) -> str:
-        return self._sha256.hexdigest()
-
-    @property
-    def md5(self) -> str:
-        return self._md5.hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class _Seal:
-    state: str
-    files: int
-    size_bytes: int
-    newest_ns: int
-
-    def dump(self) -> str:
-        return f"{self.state} {self.files} {self.size_bytes} {self.newest_ns}\n"
 
 
 @contextlib.contextmanager
@@ -183,7 +89,7 @@ class Archives:
         report: Reporter,
     ) -> None:
         self._archives = root / "archives"
-        self._unpacked = root / "unpacked"
+        self._entries = Entries(root / "unpacked")
         self._locks = root / "locks"
         self._transport = transport
         self._is_offline = is_offline
@@ -192,9 +98,7 @@ class Archives:
         self._parallel = max(1, parallel)
         self._stall_s = stall_s
         self._report = report
-        self._boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
-        self._unsynced: dict[str, _Seal] = {}
-        self._healed: list[str] = []
+        self._unsynced: dict[str, Seal] = {}
         self.downloaded_bytes = 0
 
     # ------------------------------------------------------------------------------------------------- from outside
@@ -212,7 +116,7 @@ class Archives:
         if cold:
             self._refuse_offline(cold, keys)
             await self._make_all(cold, keys, sizes or {})
-        return {package.name: self._unpacked / keys[package.name] for package in packages}
+        return {package.name: self._entries.path(keys[package.name]) for package in packages}
 
     async def md5_of(self, package: LockedPackage) -> str:
         """Return the md5 of a package that `provide` has provided."""
@@ -223,14 +127,9 @@ class Archives:
         for key, seal in self._unsynced.items():
             with self._try_lock(key) as is_held:
                 # Somebody may have exchanged the entry since; then the seal is another one, and not ours to change.
-                if is_held and self._read_seal(key) == seal:
-                    self._write_seal(key, replace(seal, state=_SYNCED))
+                if is_held and self._entries.read_seal(key) == seal:
+                    self._entries.write_seal(key, replace(seal, state=SYNCED))
         self._unsynced.clear()
-
-    @property
-    def healed(self) -> tuple[str, ...]:
-        """The keys of entries that were found damaged and made anew."""
-        return tuple(self._healed)
 
     # ------------------------------------------------------------------------------------------------- what is there
 
@@ -247,34 +146,12 @@ class Archives:
 
     def _is_warm(self, key: str) -> bool:
         """Tell whether the entry can be used as it is; remembers that it has to be synced."""
-        seal = self._read_seal(key)
-        if seal is None or seal.state not in {_SYNCED, self._boot}:
+        seal = self._entries.look(key, validate=self._validate)
+        if seal is None:
             return False
-        directory = self._unpacked / key
-        try:
-            files, size_bytes, newest_ns = _measure(directory)
-        except OSError:
-            return False
-        if (files, size_bytes) != (seal.files, seal.size_bytes) or newest_ns > seal.newest_ns:
-            return False
-        if self._validate and not _is_true_to_paths(directory):
-            return False
-        if seal.state != _SYNCED:
+        if seal.state != SYNCED:
             self._unsynced[key] = seal
         return True
-
-    def _read_seal(self, key: str) -> _Seal | None:
-        try:
-            state, files, size_bytes, newest_ns = (self._unpacked / f"{key}.ok").read_text("ascii").split()
-            return _Seal(state, int(files), int(size_bytes), int(newest_ns))
-        except (OSError, ValueError):
-            return None
-
-    def _write_seal(self, key: str, seal: _Seal) -> None:
-        temporary = self._temporary(self._unpacked, key)
-        temporary.write_text(seal.dump(), "ascii")
-        temporary.chmod(0o644)
-        temporary.replace(self._unpacked / f"{key}.ok")
 
     def _refuse_offline(self, cold: Sequence[LockedPackage], keys: Mapping[str, str]) -> None:
         if not self._is_offline:
@@ -295,7 +172,7 @@ class Archives:
     # --------------------------------------------------------------------------------------------------- what is made
 
     async def _make_all(self, cold: Sequence[LockedPackage], keys: Mapping[str, str], sizes: Mapping[str, int]) -> None:
-        progress = _Progress(self._report, cold, sizes)
+        progress = Progress(self._report, cold, sizes)
         downloads = asyncio.Semaphore(self._parallel)
         tasks = [
             asyncio.ensure_future(self._make(package, keys[package.name], downloads, progress)) for package in cold
@@ -309,7 +186,7 @@ class Archives:
         self.downloaded_bytes += progress.fetched_bytes
         progress.end()
 
-    async def _make(self, package: LockedPackage, key: str, downloads: asyncio.Semaphore, progress: _Progress) -> None:
+    async def _make(self, package: LockedPackage, key: str, downloads: asyncio.Semaphore, progress: Progress) -> None:
         async with self._lock(key, package.name):
             if self._is_warm(key):  # another build made it while we waited
                 progress.fetched(package)
@@ -345,8 +222,8 @@ class Archives:
 
         return await asyncio.to_thread(hash_file)
 
-    async def _fetch(self, package: LockedPackage, archive: Path, progress: _Progress) -> None:
-        temporary = self._temporary(self._archives, archive.name)
+    async def _fetch(self, package: LockedPackage, archive: Path, progress: Progress) -> None:
+        temporary = self._archives / f"{fsio.TEMPORARY}{archive.name}-{uuid.uuid4().hex[:12]}"
         sink = Sink(temporary, progress.add_bytes)
         try:
             await self._transport.fetch(package.url, sink)
@@ -367,42 +244,29 @@ class Archives:
             temporary.unlink(missing_ok=True)
 
     async def _unpack(self, package: LockedPackage, key: str, archive: Path) -> None:
-        entry = self._unpacked / key
-        fresh = self._temporary(self._unpacked, key)
+        fresh = self._entries.temporary(key)
         named = fresh.with_name(fresh.name + _suffix(archive, package))
         try:
-            named.symlink_to(archive)
+            os.symlink(archive, named)
             try:
                 await self._transport.unpack(named, fresh)
             except EnvmgrError:
                 raise
             except Exception as error:
                 raise _unpacking_failed(error, package) from error
-            files, size_bytes, newest_ns = await asyncio.to_thread(_settle, fresh)
-            seal = _Seal(self._boot, files, size_bytes, newest_ns)
+            seal = await asyncio.to_thread(self._entries.settle, fresh)
             _reach(Step.UNPACKED, "temporary")
-            self._put(entry, fresh)
+            if self._entries.put(key, fresh, validate=self._validate):
+                self._report(Event("warning", "unpack", f"the cached {package.name} was damaged; it was made anew"))
             _reach(Step.UNPACKED, "changed")
-            self._write_seal(key, seal)
+            self._entries.write_seal(key, seal)
             _reach(Step.UNPACKED, "after")
             self._unsynced[key] = seal
         except OSError as error:
             raise _of_disk(error, f"cannot unpack {package.name}") from error
         finally:
-            named.unlink(missing_ok=True)
-            await asyncio.to_thread(_delete, fresh)
-
-    def _put(self, entry: Path, fresh: Path) -> None:
-        """Put `fresh` in the place of `entry`, which is damaged if it is there; the damaged one is then `fresh`."""
-        if entry.exists():
-            self._healed.append(entry.name)
-            self._report(Event("warning", "unpack", f"the cached package {entry} was damaged; it was made anew"))
-            _exchange(entry, fresh)
-        else:
-            fresh.rename(entry)
-
-    def _temporary(self, directory: Path, key: str) -> Path:
-        return directory / f"{fsio.TEMPORARY}{key}-{uuid.uuid4().hex[:12]}"
+            await asyncio.to_thread(delete, named)
+            await asyncio.to_thread(delete, fresh)
 
     # -------------------------------------------------------------------------------------------------------- locks
 
@@ -443,49 +307,6 @@ class Archives:
             with contextlib.suppress(FileNotFoundError):
                 total += path.stat().st_size
         return total
-
-
-class _Progress:
-    """What is told of the making of all entries: bytes as they come, then packages as they are unpacked."""
-
-    def __init__(self, report: Reporter, cold: Sequence[LockedPackage], sizes: Mapping[str, int]) -> None:
-        self._report = report
-        self._lock = threading.Lock()
-        self._count = len(cold)
-        self._sizes = sizes
-        self._total = sum(sizes[package.url] for package in cold) if all(one.url in sizes for one in cold) else 0
-        self._last_at = 0.0
-        self._fetched = 0
-        self._unpacked = 0
-        self.fetched_bytes = 0
-        report(Event("begin", "fetch", f"{self._count} packages"))
-
-    def add_bytes(self, size_bytes: int) -> None:
-        with self._lock:
-            self.fetched_bytes += size_bytes
-            now = time.monotonic()
-            if now - self._last_at < _REPORT_EVERY_S:
-                return
-            self._last_at = now
-            event = Event("progress", "fetch", "", self.fetched_bytes, max(self._total, self.fetched_bytes), "bytes")
-        self._report(event)
-
-    def fetched(self, package: LockedPackage) -> None:
-        self._fetched += 1
-        self._report(Event("log", "fetch", f"{package.name} {package.version} is here"))
-        if self._fetched == self._count:
-            done = self.fetched_bytes
-            self._report(Event("progress", "fetch", "", done, done, "bytes"))
-            self._report(Event("end", "fetch"))
-            self._report(Event("begin", "unpack"))
-
-    def unpacked(self) -> None:
-        self._unpacked += 1
-        if self._fetched == self._count:
-            self._report(Event("progress", "unpack", "", self._unpacked, self._count, "packages"))
-
-    def end(self) -> None:
-        self._report(Event("end", "unpack"))
 
 
 # ------------------------------------------------------------------------------------------------------ small things
@@ -555,81 +376,3 @@ def _suffix(archive: Path, package: LockedPackage) -> str:
     if magic == b"BZh":
         return ".tar.bz2"
     raise ChannelError(f"{strip_credentials(package.url)} is neither a .conda nor a .tar.bz2 archive")
-
-
-def _measure(directory: Path) -> tuple[int, int, int]:
-    """Return number, size and newest modification time of the files and links below `directory`."""
-    files = size_bytes = newest_ns = 0
-    todo = [str(directory)]
-    while todo:
-        with os.scandir(todo.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    todo.append(entry.path)
-                else:
-                    status = entry.stat(follow_symlinks=False)
-                    files += 1
-                    size_bytes += status.st_size
-                    newest_ns = max(newest_ns, status.st_mtime_ns)
-    return files, size_bytes, newest_ns
-
-
-def _settle(directory: Path) -> tuple[int, int, int]:
-    """Make the files below `directory` read-only and its directories usual; return what `_measure` will find."""
-    files = size_bytes = newest_ns = 0
-    now_ns = time.time_ns()
-    for parent, directories, names in os.walk(directory):
-        os.chmod(parent, 0o755)  # noqa: S103 - other users start programs from it
-        # os.walk lists links to directories among the directories.
-        links = [name for name in directories if os.path.islink(os.path.join(parent, name))]
-        for name in (*names, *links):
-            path = os.path.join(parent, name)
-            status = os.lstat(path)
-            modified_ns = status.st_mtime_ns
-            if modified_ns > now_ns:  # from an archive of the future, which would hide every later change
-                os.utime(path, ns=(now_ns, now_ns), follow_symlinks=False)
-                modified_ns = os.lstat(path).st_mtime_ns
-            if stat.S_ISREG(status.st_mode):
-                os.chmod(path, 0o555 if status.st_mode & 0o111 else 0o444)
-            files += 1
-            size_bytes += status.st_size
-            newest_ns = max(newest_ns, modified_ns)
-    return files, size_bytes, newest_ns
-
-
-def _is_true_to_paths(directory: Path) -> bool:
-    """Hash every file of an unpacked package that its own list has a sha256 for."""
-    try:
-        document = json.loads((directory / "info/paths.json").read_bytes())
-        for entry in document["paths"]:
-            expected = entry.get("sha256")
-            if expected is None or entry.get("path_type") != "hardlink":
-                continue
-            with (directory / entry["_path"]).open("rb") as file:
-                found = hashlib.sha256()
-                while block := file.read(_BLOCK_BYTES):
-                    found.update(block)
-            if found.hexdigest() != expected:
-                return False
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return False  # no list, no judgement: unpacking anew is the safe answer
-    return True
-
-
-def _exchange(one: Path, other: Path) -> None:
-    """Swap two directories in one step, or in two where the file system cannot."""
-    renameat2 = getattr(_libc, "renameat2", None)
-    if renameat2 is not None:
-        if renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0:
-            return
-        if (code := ctypes.get_errno()) not in {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP}:
-            raise OSError(code, os.strerror(code), str(one))
-    aside = other.with_name(other.name + "-old")
-    one.rename(aside)
-    other.rename(one)
-    aside.rename(other)
-
-
-def _delete(path: Path) -> None:
-    if path.exists():
-        shutil.rmtree(path, ignore_errors=True)

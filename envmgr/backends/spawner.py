@@ -59,6 +59,11 @@ _BUILDER = Path(__file__).parents[1] / "builder" / "__main__.py"
 
 def builder_command() -> list[str]:
     """Return what starts a builder; three numbers are added to it: the events' descriptor, the lease's, our own pid."""
+    if not sys.executable:
+        raise BuilderDied(
+            "the builder cannot be started: this program does not know its own interpreter (sys.executable is empty)",
+            hint="an embedded Python has to set it; or ask the command line's envmgr for the environment first",
+        )
     return [sys.executable, "-I", str(_BUILDER)]
 
 
@@ -66,7 +71,7 @@ class Spawner:
     """The `envmgr.ports.Backend` of a real store. Any number of threads may use one at the same time."""
 
     def __init__(self, command: Sequence[str] | None = None) -> None:
-        self._command = list(command) if command is not None else builder_command()
+        self._command = command
 
     def build(
         self,
@@ -82,7 +87,7 @@ class Spawner:
         Raises what the builder answered, what `deadline` raises, or `BuilderDied`. `report` and `on_locked` are called
         on this thread; what they raise ends the build, too.
         """
-        builder = _Builder(self._command, request, lease_fd, report)
+        builder = _Builder(self._command or builder_command(), request, lease_fd, report)
         try:
             return builder.listen(deadline, report, on_locked)
         finally:

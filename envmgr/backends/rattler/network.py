@@ -36,7 +36,7 @@ from envmgr.backends.rattler.errors import of_answer, redact, translate
 from envmgr.errors import ChannelError, EnvmgrError, NetworkError, UsageError
 
 if TYPE_CHECKING:
-    from envmgr.backends.archives import Sink
+    from envmgr.backends.transfers import Sink
     from envmgr.wire import Network
 
 T = TypeVar("T")
@@ -141,7 +141,7 @@ def candidates(url: str, network: Network) -> tuple[str, ...]:
 
 
 class Http:
-    """Fetches and unpacks archives; the `envmgr.backends.archives.Transport` of a builder."""
+    """Fetches and unpacks archives; the `envmgr.backends.transfers.Transport` of a builder."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
