@@ -8,16 +8,17 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from envmgr import ready
-from envmgr.errors import AliasTaken, EnvironmentInUse, EnvironmentNotFound
-from envmgr.manager import Manager
-from envmgr.names import Alias, EnvName
-from envmgr.store import opening, publication, sweep
 from fakes.backend import Orders
 from fakes.worlds import World, make_world, spec_of
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+
+from envmgr import ready
+from envmgr.errors import AliasTaken, EnvironmentInUse, EnvironmentNotFound
+from envmgr.manager import Manager
+from envmgr.names import Alias, BuildId, EnvName
+from envmgr.store import opening, publication, sweep
 
 SPECS = [spec_of("numpy"), spec_of("zlib"), spec_of("numpy", "zlib")]
 ALIASES = [Alias("training"), Alias("serving")]
@@ -36,12 +37,12 @@ class StoreModel(RuleBasedStateMachine):
         self.world: World = make_world(self.directory)
         self.manager: Manager = self.world.manager()
         self.version = 1
-        self.published: dict[EnvName, tuple[str, int]] = {}
+        self.published: dict[EnvName, tuple[BuildId, int]] = {}
         self.locked: dict[EnvName, int] = {}
         self.aliases: dict[Alias, EnvName] = {}
         self.pinned: set[EnvName] = set()
         self.known: set[EnvName] = set()
-        self.used: dict[str, int] = {}
+        self.used: dict[BuildId, int] = {}
 
     def teardown(self) -> None:
         shutil.rmtree(self.directory)

@@ -151,7 +151,7 @@ def test_an_interpreter_without_a_lease_is_seen(layout: Layout) -> None:
     version = f"{sys.version_info[0]}.{sys.version_info[1]}"
     build_id = build(layout, interpreter(version), version)
     assert publication.publish(layout, NAME, build_id)
-    command = [layout.publication(NAME) / "bin" / "python", "-S", "-c", "print(flush=True); input()"]
+    command = [str(layout.publication(NAME) / "bin" / "python"), "-S", "-c", "print(flush=True); input()"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         lines(process, 1)
         with leases.exclusive(layout.build(build_id)) as is_granted:
@@ -177,7 +177,7 @@ def test_children_of_an_interpreter(layout: Layout) -> None:
         "print(os.getpid(), pid, other.pid, flush=True)\n"
         "os.waitpid(pid, 0); other.wait()\n"
     )
-    command = [layout.publication(NAME) / "bin" / "python", "-c", work]
+    command = [str(layout.publication(NAME) / "bin" / "python"), "-c", work]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         parent, forked, executed = map(int, lines(process, 1)[0].split())
         holders = {user.pid for user in usage.lock_holders([lease])[lease]}

@@ -46,7 +46,7 @@ def test_a_damaged_record_is_corrupt(layout: Layout, text: str) -> None:
     """Whatever stands in a record's place, the answer is `Corrupt` with a way out."""
     lease = begin(layout, "one")
     layout.build(lease.build_id).record.write_text(text, encoding="utf-8")
-    with pytest.raises(Corrupt, match="record.json") as refused:
+    with pytest.raises(Corrupt, match=r"record\.json") as refused:
         records.read_record(layout, NAME, lease.build_id)
     assert "repair" in str(refused.value.hint)
     lease.close()
