@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from envmgr.model import Spec
     from envmgr.names import EnvName
     from envmgr.ports import Backend
+    from envmgr.store.layout import Layout
 
 _LARGEST_INPUT_BYTES = 64 << 20
 
@@ -88,6 +89,13 @@ class Call:
     def has_store(self) -> bool:
         """Tell whether there is a store at the root."""
         return os.path.exists(f"{self.root}/owner")
+
+    def layout(self) -> Layout:
+        """Return the layout of the store, or that of an empty one; for looking only."""
+        from envmgr.store import layout, opening
+
+        root = Path(self.root)
+        return opening.open_for_reading(root) or layout.Layout(root)
 
     def manager(self, *, writable: bool) -> Manager:
         """Return the manager of the store; a writable one makes the store if there is none."""

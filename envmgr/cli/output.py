@@ -153,8 +153,10 @@ def problem_line(source: str, problem: Problem, kind: str = "") -> str:
 def error_text(error: EnvmgrError) -> str:
     """Return an error for people: every problem of a document on a line of its own, else the message; then the hint."""
     problems: Sequence[Problem] = getattr(error, "problems", ())
-    if problems:
-        source = str(error.fields.get("source") or "spec")
+    if problems and "source" not in error.fields:
+        lines = [f"envmgr: {error.message}", *(f"  {problem}" for problem in problems)]
+    elif problems:
+        source = str(error.fields["source"])
         lines = [problem_line(source, problem) for problem in problems]
         lines.append(f"envmgr: {source} is no valid document: {count(len(problems), 'problem')}")
     else:

@@ -1,6 +1,6 @@
 """Progress on standard error: Rich bars on a terminal, else one plain line when a phase begins.
 
-Rich is imported only where there is a terminal.
+Rich is imported only where there is a terminal and something to show.
 """
 
 # ruff: noqa: PLC0415 - Rich, where there is a terminal
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from envmgr.cli import output
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from envmgr.events import Event, Reporter
 
 _WORDS = {
@@ -40,8 +42,11 @@ def reporter(*, is_quiet: bool, is_debug: bool = False) -> Iterator[Reporter]:
     if is_quiet:
         yield lambda _event: None
     elif sys.stderr.isatty():
-        with _bars(is_debug=is_debug) as report:
-            yield report
+        bars = _Bars(is_debug=is_debug)
+        try:
+            yield bars.report
+        finally:
+            bars.stop()
     else:
         yield lambda event: _plain(event, is_debug=is_debug)
 
@@ -62,40 +67,58 @@ def _words(event: Event) -> str:
     return f"{words}: {event.message}" if event.message else words
 
 
-@contextlib.contextmanager
-def _bars(*, is_debug: bool) -> Iterator[Reporter]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-    from rich.text import Text
+class _Bars:
+    """Bars on a terminal, from the first event on: an environment that is there draws nothing and loads no Rich."""
 
-    progress = Progress(
-        SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(bar_width=30),
-        TextColumn("{task.fields[amount]}", markup=False), TimeElapsedColumn(),
-        console=Console(stderr=True, highlight=False), transient=True,
-    )  # fmt: skip
-    tasks: dict[str, TaskID] = {}
+    def __init__(self, *, is_debug: bool) -> None:
+        self._is_debug = is_debug
+        self._progress: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
 
-    def task_of(event: Event) -> TaskID:
-        if event.phase not in tasks:
-            tasks[event.phase] = progress.add_task(output.one_line(_words(event)), total=None, amount="")
-        return tasks[event.phase]
-
-    def report(event: Event) -> None:
+    def report(self, event: Event) -> None:
+        progress = self._started()
         if event.kind == "begin":
-            task_of(event)
+            self._task(progress, event)
         elif event.kind == "progress":
-            progress.update(task_of(event), total=event.total or None, completed=event.done, amount=amount_of(event))
+            task = self._task(progress, event)
+            progress.update(task, total=event.total or None, completed=event.done, amount=amount_of(event))
         elif event.kind == "end":
-            task = tasks.pop(event.phase, None)
-            if task is not None:
-                progress.remove_task(task)
+            if event.phase in self._tasks:
+                progress.remove_task(self._tasks.pop(event.phase))
         elif event.kind == "warning":
-            progress.console.print(Text(output.printable(f"warning: {event.message}")))
-        elif is_debug:
-            progress.console.print(Text(output.printable(event.message)))
+            self._print(progress, f"envmgr: warning: {event.message}")
+        elif self._is_debug:
+            self._print(progress, event.message)
 
-    with progress:
-        yield report
+    def stop(self) -> None:
+        """Clear what was drawn."""
+        if self._progress is not None:
+            self._progress.stop()
+
+    def _started(self) -> Progress:
+        if self._progress is None:
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+            self._progress = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}", markup=False),
+                BarColumn(bar_width=30),
+                TextColumn("{task.fields[amount]}", markup=False),
+                TimeElapsedColumn(),
+                console=Console(stderr=True, highlight=False),
+                transient=True,
+            )
+            self._progress.start()
+        return self._progress
+
+    def _task(self, progress: Progress, event: Event) -> TaskID:
+        if event.phase not in self._tasks:
+            self._tasks[event.phase] = progress.add_task(output.one_line(_words(event)), total=None, amount="")
+        return self._tasks[event.phase]
+
+    def _print(self, progress: Progress, text: str) -> None:
+        progress.console.print(output.printable(text), markup=False, highlight=False)
 
 
 def amount_of(event: Event) -> str:

@@ -227,6 +227,21 @@ class TestCreate:
         assert set(record["error"]) == {"code", "message", "hint", "is_transient", "fields"}
         assert record["error"]["code"] == code
 
+    def test_a_failed_build_leads_to_its_log(self, cli: Cli) -> None:
+        """A failure of a step, which has no hint of its own, names the command that shows the log."""
+        cli.orders.fail(errors.BuildFailed("it broke"))
+        path = cli.spec()
+        assert f"hint: envmgr logs {cli('name', path).out.strip()} " in cli("create", path).err
+
+    def test_a_lockfile_that_is_none(self, cli: Cli) -> None:
+        """A lockfile that cannot be read is refused with its problems and exit code 3; nothing is built."""
+        path = cli.spec()
+        for data in (b"\xff\xfe", b"package: 3\n", b"{"):
+            (cli.directory / "bad-lock.yml").write_bytes(data)
+            answer = cli("create", path, "--lockfile", cli.directory / "bad-lock.yml")
+            assert (answer.code, answer.out, "lockfile" in answer.err) == (3, "", True)
+        assert list((cli.root / "builds").iterdir()) == []
+
     def test_lockfile_is_built_exactly(self, cli: Cli) -> None:
         """--lockfile installs what the file says; another one is refused with exit code 14."""
         path = cli.spec()

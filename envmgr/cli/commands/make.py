@@ -15,7 +15,7 @@ import typer
 from envmgr import ready
 from envmgr.cli import options, shapes
 from envmgr.cli.call import Call
-from envmgr.errors import InvalidSpec, UsageError
+from envmgr.errors import BuilderDied, BuildFailed, InvalidSpec, UsageError
 
 if TYPE_CHECKING:
     from envmgr.cli.call import Document
@@ -104,11 +104,15 @@ def ensure(
     """
     is_there = alias is None and ready.resolve(call.root, document.spec.name) is not None
     manager = call.manager(writable=not is_there)
-    with call.progress() as report:
-        ensured = manager.ensure(
-            document.spec, alias=alias, move_alias=move, lock_text=lock_text, retry=retry and not is_there,
-            timeout_s=timeout_s, report=report,
-        )  # fmt: skip
+    try:
+        with call.progress() as report:
+            ensured = manager.ensure(
+                document.spec, alias=alias, move_alias=move, lock_text=lock_text, retry=retry and not is_there,
+                timeout_s=timeout_s, report=report,
+            )  # fmt: skip
+    except (BuildFailed, BuilderDied) as error:
+        error.hint = error.hint or f"envmgr logs {document.spec.name} shows how far it came"
+        raise
     if not document.spec.has_includes:
         manager.remember_text(document.data, document.spec.name)
     return manager, ensured
