@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Prefix, make_prefix
+from package_index import Prefix, make_prefix
 from test_installing import INTERPRETERS
 
 from envmgr.backends.bytecode import Compiled, compile_prefix

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Index, Prefix, make_prefix
+from package_index import Index, Prefix, make_prefix
 from test_locking import QUICK, _repository, versions
 
 from envmgr import lockfile

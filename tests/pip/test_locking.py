@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import Index, Prefix, source_tree
+from package_index import Index, Prefix, source_tree
 
 from envmgr.backends import pip
 from envmgr.backends.pip import Locked
