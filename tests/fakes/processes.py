@@ -18,9 +18,12 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, NoReturn, TypeVar, cast
 
+import psutil
+
 T = TypeVar("T")
 
 LIMIT_S = 20.0
+_MOMENT_S = 0.5
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl
@@ -78,6 +81,22 @@ def subreaper() -> Iterator[None]:
         yield
     finally:
         _prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+@contextlib.contextmanager
+def no_process_left() -> Iterator[None]:
+    """Fail if the block leaves a child or an orphan behind; end those, so that no later test meets them."""
+    with subreaper():
+        try:
+            yield
+        finally:
+            left = psutil.Process().children(recursive=True)
+            # A process that ends at this very moment, since its parent did, is none that was left.
+            _, alive = psutil.wait_procs([process for process in left if process.is_running()], timeout=_MOMENT_S)
+            for process in alive:
+                process.kill()
+            psutil.wait_procs(alive, timeout=LIMIT_S)
+        assert not alive, f"left behind: {alive}"
 
 
 def die_now() -> NoReturn:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes.backend import FakeBackend
-from fakes.processes import Forked, subreaper
+from fakes.processes import Forked, no_process_left
 from fakes.worlds import SUBDIR, open_descriptors, spec_of
 
 from envmgr import activation, lockfile, ready
@@ -116,10 +116,8 @@ def call(layout: Layout, harness: Harness, lock_text: str | None = None) -> Iter
         build_dir=lease.build_dir, prefix=lease.prefix, package_cache=str(layout.packages),
         uv_cache=str(layout.uv_cache), machine_class=SUBDIR, virtual_package_overrides=(("__cuda", ""),),
     )  # fmt: skip
-    with subreaper():
+    with no_process_left():
         yield Call(request, lease)
-        with pytest.raises(ChildProcessError):
-            os.waitpid(-1, os.WNOHANG)
     path = layout.build(BuildId(lease.build_id)).lease
     assert [user.pid for user in usage.lock_holders([path])[path]] == [os.getpid()]
     assert open_descriptors() == before
