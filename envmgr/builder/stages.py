@@ -104,6 +104,7 @@ class _Build:
         )
         self._warnings: list[str] = []
         self._skipped: tuple[str, ...] = ()
+        self._compiled = bytecode.Compiled(0, 0)
 
     async def make(self) -> BuildResult:
         """Do all stages that the request's action has."""
@@ -283,7 +284,13 @@ class _Build:
         if self._python() is None:
             return
         with self._report.phase("compile"):
-            bytecode.compile_prefix(self._prefix, run=self._run, report=self._report)
+            self._compiled = bytecode.compile_prefix(
+                self._prefix, cache=self._bytecode_cache(), run=self._run, report=self._report
+            )
+
+    def _bytecode_cache(self) -> Path | None:
+        """The cache to take byte-code from; none for a repair, which believes only what it has made or compared."""
+        return None if self._request.validate_packages else Path(self._request.package_cache)
 
     async def _check(self, lock: Lockfile) -> prefixes.Census:
         """Take the right to write away, and look whether the prefix is what it must be."""
@@ -317,6 +324,7 @@ class _Build:
             if cache.stat().st_dev != self._build_dir.stat().st_dev:
                 fsio.sync_filesystem(Step.SYNC, cache)
             self._archives.mark_synced()
+            bytecode.share(self._compiled, cache, replace=self._request.validate_packages)
 
     def _python(self) -> Path | None:
         python = self._prefix / "bin" / "python"

@@ -5,6 +5,7 @@
     pkgs/.use                 shared flock: a build reads the cache; exclusive: entries are being deleted
     pkgs/archives/<sha256>    verified archives, as downloaded
     pkgs/unpacked/<sha256>    unpacked packages, whose files the prefixes share; <sha256>.ok says that it is complete
+    pkgs/bytecode/*/<sha256>  byte-code by the digest of its source; the environments' own files, linked
 
 Builds fill it through `envmgr.backends.archives`. Deleting an entry harms no environment: prefixes are hard links.
 """
@@ -44,6 +45,15 @@ def entries(layout: Layout) -> Iterator[tuple[str, Path]]:
         if directory.is_dir():
             for entry in sorted(os.listdir(directory)):
                 yield entry.partition(".")[0], directory / entry
+
+
+def bytecode(layout: Layout) -> Path:
+    return layout.packages / "bytecode"
+
+
+def unused_bytecode(layout: Layout) -> tuple[Path, ...]:
+    """Return the byte-code in the cache that no environment and no build shares any more."""
+    return tuple(path for path in bytecode(layout).glob("*/*") if path.lstat().st_nlink == 1)
 
 
 def size_bytes(path: Path) -> int:

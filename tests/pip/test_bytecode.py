@@ -13,7 +13,7 @@ import pytest
 from package_index import Prefix, make_prefix
 from test_installing import INTERPRETERS
 
-from envmgr.backends.bytecode import Compiled, compile_prefix
+from envmgr.backends.bytecode import Compiled, compile_prefix, share
 from envmgr.backends.processes import Finished, run
 from envmgr.errors import BuildFailed
 from envmgr.events import Event
@@ -111,3 +111,34 @@ def test_every_interpreter_of_the_machine_is_served(python: Path, tmp_path: Path
     before = cached.stat().st_mtime_ns
     assert prefix.run("import module; print(module.value)") == "1"
     assert cached.stat().st_mtime_ns == before
+
+
+def test_the_same_source_is_compiled_once(tmp_path: Path) -> None:
+    """Byte-code in the cache is linked, not made again; tracebacks and modules name the file's own place."""
+    cache = tmp_path / "cache"
+    first = make_prefix(tmp_path / "one")
+    _, first_cached = _module(first, "package/shared", "def where():\n    return where.__code__.co_filename\n")
+    made = compile_prefix(first.path, cache=cache)
+    assert (made.files, share(made, cache)) == (1, 1)
+    second = make_prefix(tmp_path / "two")
+    path, second_cached = _module(second, "package/shared", "def where():\n    return where.__code__.co_filename\n")
+    other, _ = _module(second, "package/other", "value = 'other'\n")
+    again = compile_prefix(second.path, cache=cache)
+    assert (again.files, len(again.made)) == (2, 1)
+    assert second_cached.stat().st_ino == first_cached.stat().st_ino
+    assert second.run("import package.shared; print(package.shared.where())") == str(path)
+    assert second.run("import package.other; print(package.other.value)") == "other"
+    assert other.exists()
+
+
+def test_repair_exchanges_what_the_cache_has(tmp_path: Path) -> None:
+    """Without the cache everything is compiled anew, and `share` with `replace` puts the new files into the cache."""
+    cache = tmp_path / "cache"
+    prefixes = [make_prefix(tmp_path / name) for name in ("one", "two")]
+    cached = [_module(prefix, "module")[1] for prefix in prefixes]
+    share(compile_prefix(prefixes[0].path, cache=cache), cache)
+    made = compile_prefix(prefixes[1].path)
+    assert share(made, cache, replace=True) == 1
+    assert cached[0].stat().st_nlink == 1
+    assert cached[1].stat().st_nlink == 2
+    assert [path.stat().st_ino for path in cache.glob("bytecode/*/*")] == [cached[1].stat().st_ino]
