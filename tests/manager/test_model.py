@@ -206,6 +206,6 @@ class StoreModel(RuleBasedStateMachine):
 
 
 StoreModel.TestCase.settings = settings(
-    derandomize=True, max_examples=30, stateful_step_count=25, deadline=None, database=None
+    derandomize=True, max_examples=60, stateful_step_count=25, deadline=None, database=None
 )
 TestStoreModel = pytest.mark.slow(StoreModel.TestCase)
