@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew
+from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew, UsageError
 from envmgr.manager.context import Context, free_space
 from envmgr.model import Json
 from envmgr.store import opening, publication, records, sweep, usage
@@ -36,19 +36,22 @@ class Finding:
         return {"check": self.check, "status": self.status, "message": self.message, "hint": self.hint}
 
 
-def examine(context: Context, *, quarantine: bool = False) -> tuple[Finding, ...]:
-    """Run every check and return the findings in order."""
-    return (
-        *_filesystem(context),
-        *_disk(context),
-        *_clock(context),
-        *_foreign(context.layout, quarantine=quarantine),
-        *_publications(context.layout),
-        *_exclusive_holders(context.layout),
-        *_leftovers(context.layout),
-        *_cache(context.layout),
-        *_channels(context),
-    )
+def examine(context: Context, *, only: str | None = None, quarantine: bool = False) -> tuple[Finding, ...]:
+    """Run every check, or the one called `only`, and return the findings in order; `UsageError` for an unknown one."""
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "filesystem": lambda: _filesystem(context),
+        "disk": lambda: _disk(context),
+        "clock": lambda: _clock(context),
+        "envs": lambda: _foreign(context.layout, quarantine=quarantine),
+        "records": lambda: _publications(context.layout),
+        "leases": lambda: _exclusive_holders(context.layout),
+        "builds": lambda: _leftovers(context.layout),
+        "cache": lambda: _cache(context.layout),
+        "channel": lambda: _channels(context),
+    }
+    if only is not None and only not in checks:
+        raise UsageError(f"there is no check {only!r}", hint=f"one of {', '.join(checks)}")
+    return tuple(finding for name, check in checks.items() if only in (None, name) for finding in check())
 
 
 def _filesystem(context: Context) -> Iterator[Finding]:

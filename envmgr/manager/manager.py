@@ -193,6 +193,6 @@ class Manager:
         return collection.collect(self.context, dry_run=dry_run)
 
     @_writes
-    def examine(self, *, quarantine: bool = False) -> tuple[doctor.Finding, ...]:
-        """Check this host and its store."""
-        return doctor.examine(self.context, quarantine=quarantine)
+    def examine(self, *, only: str | None = None, quarantine: bool = False) -> tuple[doctor.Finding, ...]:
+        """Check this host and its store, in everything or in one point; see `envmgr.manager.doctor`."""
+        return doctor.examine(self.context, only=only, quarantine=quarantine)

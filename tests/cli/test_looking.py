@@ -125,6 +125,12 @@ class TestDoctor:
         assert all(set(finding) == {"check", "status", "message", "hint"} for finding in answer.record["findings"])
         assert cli("doctor").out.splitlines()[0].split() == ["STATUS", "CHECK", "FINDING"]
 
+    def test_one_check(self, cli: Cli) -> None:
+        """``--only`` runs one check and nothing else; an unknown one is a usage error that names them all."""
+        answer = cli("doctor", "--only", "disk", "--json")
+        assert {finding["check"] for finding in answer.record["findings"]} == {"disk"}
+        assert cli("doctor", "--only", "disc").code == 2
+
     def test_foreign_things_are_corruption_until_quarantined(self, cli: Cli) -> None:
         """A directory that another program made in envs/: exit code 12; --quarantine keeps its files, in the trash."""
         cli.ready("doctor")

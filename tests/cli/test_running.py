@@ -106,8 +106,9 @@ class TestRun:
         """What Python changes for itself (SIGPIPE ignored, SIGINT and SIGTERM caught) does not reach the command."""
         name = cli.ready("create", cli.spec()).out.strip()
         kinds = ("SigIgn", "SigCgt", "SigBlk")
+        standard = (1 << 31) - 1  # those above are the C library's own, and not all of them are ours to set
         answer = cli.run("run", name, "--", "cat", "/proc/self/status")
-        assert {int(line.split()[1], 16) for line in answer.out.splitlines() if line[:6] in kinds} == {0}
+        assert {int(line.split()[1], 16) & standard for line in answer.out.splitlines() if line[:6] in kinds} == {0}
 
 
 class TestShellHook:

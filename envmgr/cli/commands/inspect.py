@@ -147,6 +147,9 @@ def doctor(
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Move what is foreign in envs/ to the trash, undeleted.")
     ] = False,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="CHECK", show_default=False, help="One check, such as channel.")
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> int:
@@ -156,7 +159,7 @@ def doctor(
     Exit code 0 without errors (warnings are none), 12 if something in the store is corrupt, else 1.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    findings = call.manager(writable=True).examine(quarantine=quarantine)
+    findings = call.manager(writable=True).examine(only=only, quarantine=quarantine)
     errors = [finding for finding in findings if finding.status == "error"]
     record = {"root": call.root, "is_fit": not errors, "findings": [finding.to_json() for finding in findings]}
     call.answer(record, lambda: _write_findings(findings))
