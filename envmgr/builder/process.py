@@ -27,6 +27,7 @@ from typing import NoReturn
 from envmgr import wire
 from envmgr.errors import EnvmgrError, NoSpace
 from envmgr.events import Event
+from envmgr.settings.redact import redact
 from envmgr.wire import BuildRequest
 
 _PR_SET_PDEATHSIG = 1
@@ -95,7 +96,7 @@ def _read_request() -> BuildRequest:
 def _as_ours(error: BaseException) -> EnvmgrError:
     if isinstance(error, EnvmgrError):
         return error
-    traceback.print_exception(error)
+    print(redact("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201 - the log
     if isinstance(error, OSError) and error.errno in {28, 122}:
         return NoSpace(f"no space left: {error.filename or error}", hint="`envmgr gc` frees what is not in use")
     return EnvmgrError(

@@ -254,6 +254,7 @@ class _Build:
                 settings=request.pip_settings,
                 network=request.network,
                 uv_cache=self._uv_cache(),
+                is_fresh=request.validate_packages,
                 environ=_for_builds(request.variables),
                 run=self._run,
                 report=self._report,

@@ -1,7 +1,7 @@
 """Turns what rattler raises into errors of ours; the only place that knows its types and texts.
 
 rattler's exceptions are flat: a type and a text with ``Caused by:`` lines, no status and no cause. So the text decides.
-It can carry URLs with credentials: every text that leaves here went through `redact`.
+It can carry URLs with credentials: every text that leaves here has gone through `redact`.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from envmgr.errors import (
     PermissionRefused,
     Unsatisfiable,
 )
+from envmgr.settings.redact import redact
 
-_USERINFO = re.compile(r"(?<=://)[^/\s@'\"]+@")
-_TOKEN = re.compile(r"/t/(?!\$)[^/\s'\"]+")
 _STATUS = re.compile(r"(?:HTTP status \w+ error|unexpected status code) \((\d{3})[^)]*\)")
 _UNREACHABLE = re.compile(
     r"error sending request|client error \(|tcp connect error|dns error|timed out|connection (?:closed|reset|refused)"
@@ -47,11 +46,6 @@ _NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _UNSATISFIABLE_LEAD = re.compile(r"^Cannot solve the request because of:\s*")
 
 CREDENTIALS_HINT = "credentials come from the settings netrc_file and auth_file, never from a spec"
-
-
-def redact(text: str) -> str:
-    """Return `text` without passwords and tokens in URLs."""
-    return _TOKEN.sub("/t/<token>", _USERINFO.sub("", text))
 
 
 @contextlib.contextmanager

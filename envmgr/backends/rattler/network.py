@@ -32,8 +32,9 @@ from urllib.parse import unquote, urlsplit
 from rattler import Client, Config
 from rattler.package_streaming import download_and_extract, download_to_writer
 
-from envmgr.backends.rattler.errors import of_answer, redact, translate
+from envmgr.backends.rattler.errors import of_answer, translate
 from envmgr.errors import ChannelError, EnvmgrError, NetworkError, UsageError
+from envmgr.settings.redact import redact
 
 if TYPE_CHECKING:
     from envmgr.backends.transfers import Sink
