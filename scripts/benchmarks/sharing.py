@@ -23,6 +23,8 @@ from envmgr.store.layout import Layout
 
 _WAITERS = 500
 _PATIENCE_S = 60.0
+_BEGIN_S = 100.0
+"""How long the waiters may take until all of them wait."""
 _STEADY_S = 1.5
 """After this long every waiter has reached its longest pause between two looks."""
 
@@ -128,14 +130,14 @@ def _publish_to_waiters(work: Workspace, root: Path, spec: Path, name: EnvName) 
             key.unlink()  # to the waiters, the document is new
         began = time.monotonic()
         pipe = stack.enter_context(_waiters(work, root, spec))
-        begun = pipe.take(waiters.WAITING, _WAITERS)
+        begun = pipe.take(waiters.WAITING, _WAITERS, _BEGIN_S)
         time.sleep(_STEADY_S)
         fsio.observer = observe
         try:
             publication.publish(layout, name, found[1])
         finally:
             fsio.observer = None
-        returned = pipe.take(waiters.DONE, _WAITERS)
+        returned = pipe.take(waiters.DONE, _WAITERS, _PATIENCE_S)
         return sorted(at - published_at[0] for at in returned), begun[-1] - began
 
 
@@ -145,10 +147,10 @@ class _Pipe:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
-    def take(self, kind: bytes, count: int) -> list[float]:
+    def take(self, kind: bytes, count: int, timeout_s: float) -> list[float]:
         """Wait for `count` records of one kind; return their times."""
         times: list[float] = []
-        until = time.monotonic() + _PATIENCE_S
+        until = time.monotonic() + timeout_s
         while len(times) < count:
             if not select.select([self._fd], [], [], max(0.0, until - time.monotonic()))[0]:
                 raise BenchError(f"only {len(times)} of {count} processes answered")
@@ -167,21 +169,26 @@ class _Pipe:
 def _waiters(work: Workspace, root: Path, spec: Path) -> Iterator[_Pipe]:
     """Have `_WAITERS` processes ask for the environment; at the end of the block, all of them are gone."""
     reader, writer = os.pipe()
+    stay, leave = os.pipe()
     with work.log.open("wb") as log:
         parent = subprocess.Popen(
-            [*work.program("waiters", root, spec, str(_WAITERS)), str(writer)],
+            [*work.program("waiters", root, spec, str(_WAITERS)), str(writer), str(stay)],
             env=work.environ(root),
             stdin=subprocess.DEVNULL,
             stderr=log,
-            pass_fds=(writer,),
+            pass_fds=(writer, stay),
             start_new_session=True,
         )
     os.close(writer)
+    os.close(stay)
+    leave_file = os.fdopen(leave, "wb")
     try:
         yield _Pipe(reader)
+        leave_file.close()
         if parent.wait(_PATIENCE_S) != 0:
             raise BenchError(f"not all of the processes got the environment: {work.log.read_text()[-1000:]}")
     finally:
         end_group(parent.pid)
         parent.wait()
+        leave_file.close()
         os.close(reader)
