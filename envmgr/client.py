@@ -172,7 +172,8 @@ def ensure(
         parsed, store, create=create, timeout_s=timeout_s, retry=retry, on_progress=on_progress,
         is_cancelled=is_cancelled,
     )  # fmt: skip
-    if key is not None and not parsed.has_includes:
+    # Of many that waited for one build, the first remembers for all.
+    if key is not None and not parsed.has_includes and ready.seen_name(store, key) != parsed.name:
         _remember(store, key, parsed.name)
     return _with_alias(environment, alias, store)
 
