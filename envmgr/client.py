@@ -259,12 +259,26 @@ def read(spec: "SpecLike") -> "tuple[bytes | None, str]":
         return None, "<mapping>"
     path = os.fspath(spec)
     try:
-        with open(path, "rb") as file:
-            return file.read(_LARGEST_DOCUMENT_BYTES), path
+        return _contents(path), path
     except OSError as error:
         raise InvalidSpec(f"cannot read {path}: {error.strerror}") from error
 
 
+def _contents(path: str) -> bytes:
+    # A file object with one large buffer would take longer than all the rest of a call that finds what is ready.
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        blocks: list[bytes] = []
+        left = _LARGEST_DOCUMENT_BYTES
+        while left > 0 and (block := os.read(fd, min(left, _BLOCK_BYTES))):
+            blocks.append(block)
+            left -= len(block)
+        return b"".join(blocks)
+    finally:
+        os.close(fd)
+
+
+_BLOCK_BYTES = 1 << 16
 _LARGEST_DOCUMENT_BYTES = 64 << 20
 """More than any document that the parser accepts (a lockfile may be large); bounds what an odd file can cost."""
 
