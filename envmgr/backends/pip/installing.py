@@ -36,14 +36,16 @@ def install(
     settings: PipSettings,
     network: Network,
     uv_cache: Path,
+    is_fresh: bool = False,
     environ: Mapping[str, str] | None = None,
     run: Runner = run_process,
     report: Reporter = ignore,
 ) -> None:
     """Install the pip packages among `packages` into `prefix`, its real path; conda's are ignored.
 
-    `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `PolicyRefused` for sources that may not be built,
-    `ChannelError` and its kinds, `BuildFailed`.
+    With `is_fresh`, nothing that uv's cache has of these packages is believed: prefixes share files with it, so damage
+    to one of them is damage to the cache. `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `PolicyRefused`
+    for sources that may not be built, `ChannelError` and its kinds, `BuildFailed`.
     """
     wanted = [package for package in packages if package.manager == "pip"]
     if not wanted:
@@ -54,6 +56,8 @@ def install(
     with prepared(
         prefix, settings=settings, network=network, uv_cache=uv_cache, environ=environ or {}, run=run, report=report
     ) as uv:
+        if is_fresh:
+            uv.forget([package.name for package in wanted])
         text = "".join(_entry(package, uv) for package in wanted)
         (uv.scratch / "pylock.toml").write_text(f'lock-version = "1.0"\ncreated-by = "envmgr"\n{text}', "utf-8")
         finished = uv.pip(

@@ -82,6 +82,14 @@ class Uv:
         parts: list[str | PathLike[str]] = [find_uv_bin(), "pip", command, "--python", python_of(self.prefix)]
         return self.run([*parts, *arguments], environ=self.environ, on_line=watch, cwd=self.scratch)
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Delete all that the cache has of these packages; waits for other processes of uv that use it."""
+        watch = _Watch(self.report, "pip", 0)
+        command = [find_uv_bin(), "cache", "clean", *names]
+        finished = self.run(command, environ=self.environ, on_line=watch, cwd=self.scratch)
+        if finished.status != 0:
+            raise translate_failure(finished, "uv's cache cannot be cleaned")
+
     def with_find_links(self, links: str) -> Uv:
         """Return the same with another list of places of files."""
         return replace(self, environ={**self.environ, "UV_FIND_LINKS": links})
