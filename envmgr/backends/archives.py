@@ -8,7 +8,7 @@
       unpacked/<key>/         what was unpacked from it; its files are read-only, and prefixes are hard links to them
       unpacked/<key>.ok       the entry's seal (below)
       locks/<key>             flock: one process fetches or unpacks this archive
-      */.tmp-…                unfinished; of nobody once collection has `.use`
+      */.tmp-…                unfinished; deleted by whoever has `.use` alone: collection, or a build as it begins
 
 A package that the channel describes by md5 only has the key ``md5-<md5>``: it never stands for a sha256.
 
@@ -37,6 +37,7 @@ import errno
 import fcntl
 import hashlib
 import os
+import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -59,12 +60,18 @@ _SHOWN = 5
 
 @contextlib.contextmanager
 def in_use(root: Path) -> Iterator[None]:
-    """Keep collection out of the cache at `root` for the length of the block; makes the cache if it is not there."""
+    """Keep collection out of the cache at `root` for the length of the block; makes the cache if it is not there.
+
+    Where no other build uses it, what killed ones left unfinished is deleted first.
+    """
     for directory in (root, root / "archives", root / "unpacked", root / "locks"):
         directory.mkdir(mode=0o755, parents=True, exist_ok=True)
     fd = os.open(root / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH)  # collection holds it for as long as a few deletions take
+        if _flock(fd):
+            # Nobody is making anything: what is unfinished was a killed builder's, and may be large.
+            _clear_unfinished(root)
+        fcntl.flock(fd, fcntl.LOCK_SH)  # whoever holds it alone does so for as long as a few deletions take
         yield
     finally:
         os.close(fd)
@@ -366,6 +373,14 @@ def _flock(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _clear_unfinished(root: Path) -> None:
+    for path in root.glob(f"*/{fsio.TEMPORARY}*"):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _suffix(archive: Path, package: LockedPackage) -> str:
