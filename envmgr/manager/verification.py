@@ -2,6 +2,7 @@
 
 Looked at: the record and the lockfile of the build, each file of each conda package against the hash in its
 ``conda-meta`` record, each file of the pip section against its ``RECORD``, and packages that no lockfile names.
+Of a conda package that the pip section was allowed to replace, the files that are there are pip's, and checked as such.
 Byte-code is not compared; the interpreter made it from files that are.
 
 Prefixes share inodes with the package cache: one damaged file is damaged in every environment that has the package, and
@@ -11,10 +12,12 @@ each damage names them all.
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +30,8 @@ from envmgr.store import publication, records
 if TYPE_CHECKING:
     from envmgr.names import EnvName
     from envmgr.store.layout import Layout
+
+_DIST_INFO = ".dist-info"
 
 
 def verify(layout: Layout, name: EnvName, subdir: str) -> tuple[Damage, ...]:
@@ -77,10 +82,13 @@ def _conda_meta(prefix: Path) -> Iterator[tuple[Path, Mapping[str, object]]]:
 
 def _check_conda(prefix: Path) -> Iterator[Damage]:
     seen = False
+    of_pip = {_distribution(record.parent.name) for record in _pip_records(prefix)}
     for path, document in _conda_meta(prefix):
         seen = True
         data = document.get("paths_data")
         entries = data.get("paths", []) if isinstance(data, dict) else []
+        if _is_replaced(entries, of_pip):
+            continue
         for entry in entries if isinstance(entries, list) else ():
             if not isinstance(entry, dict) or "_path" not in entry:
                 yield Damage(path, "is not the record of a package that was installed")
@@ -114,10 +122,8 @@ def _sha256(fd: int) -> bytes:
 
 def _check_pip(prefix: Path) -> Iterator[Damage]:
     """Check the distributions that the pip section installed: each names its files in a RECORD (PEP 376)."""
-    for record in sorted(prefix.glob("lib/python*/site-packages/*.dist-info/RECORD")):
+    for record in _pip_records(prefix):
         try:
-            if record.with_name("INSTALLER").read_bytes().strip() != b"uv":
-                continue
             with record.open(newline="", encoding="utf-8") as file:
                 for row in csv.reader(file):
                     yield from _check_row(record, *(*row, "", "")[:2])
@@ -125,6 +131,25 @@ def _check_pip(prefix: Path) -> Iterator[Damage]:
             continue
         except (OSError, ValueError, csv.Error) as error:
             yield Damage(record, f"cannot be read: {error}")
+
+
+def _pip_records(prefix: Path) -> Iterator[Path]:
+    for record in sorted(prefix.glob(f"lib/python*/site-packages/*{_DIST_INFO}/RECORD")):
+        with contextlib.suppress(OSError):
+            if record.with_name("INSTALLER").read_bytes().strip() == b"uv":
+                yield record
+
+
+def _is_replaced(entries: object, of_pip: set[str]) -> bool:
+    """Tell whether a conda package holds a distribution that pip has put another in the place of."""
+    paths = [str(one.get("_path")) for one in entries if isinstance(one, dict)] if isinstance(entries, list) else []
+    parents = {os.path.basename(os.path.dirname(path)) for path in paths}
+    return any(parent.endswith(_DIST_INFO) and _distribution(parent) in of_pip for parent in parents)
+
+
+def _distribution(dist_info: str) -> str:
+    """Return the normalised name of a distribution (PEP 503), from that of its metadata's directory."""
+    return re.sub(r"[-_.]+", "-", dist_info.partition("-")[0]).lower()
 
 
 def _check_row(record: Path, relative: str, hashed: str) -> Iterator[Damage]:
