@@ -52,7 +52,9 @@ def host(tmp_path: Path) -> Host:
 @pytest.fixture(scope="session")
 def python_host(tmp_path_factory: pytest.TempPathFactory, demo_channel: str) -> Host:
     """A host whose default channel has a real Python; shared, so that Python is unpacked once."""
-    return Host(tmp_path_factory.mktemp("python") / "host", {"default_channels": [demo_channel]})
+    host = Host(tmp_path_factory.mktemp("python") / "host", {"default_channels": [demo_channel]})
+    host.create(host.spec("python"))  # it stays, or each gc would throw the unpacked Python away
+    return host
 
 
 @pytest.fixture

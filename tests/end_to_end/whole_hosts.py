@@ -151,12 +151,14 @@ class Host:
         kept = {(self.root / "envs" / name).resolve().parents[1].name for name in self.names()}
         found = [f"builds/{build}" for build in self.builds() if build not in kept]
         found += [f"trash/{entry}" for entry in os.listdir(self.root / "trash")]
-        # Between published builds and the caches of packages, of which each prefix is a part, nothing begins so.
-        for directory, _, files in os.walk(self.root):
-            found += [os.path.join(directory, file) for file in files if file.startswith(".tmp-")]
-            if os.path.basename(directory).startswith(".tmp-"):
-                found.append(directory)
+        own = ("", "envs", "builds", "builds/*", "names", "names/*", "by-text", "locks")
+        patterns = [f"{place}/.tmp-*".lstrip("/") for place in own]
+        found += [str(path.relative_to(self.root)) for pattern in patterns for path in self.root.glob(pattern)]
         return sorted(found)
+
+    def unfinished(self) -> list[str]:
+        """Return what killed builders left in the package cache."""
+        return sorted(str(path) for path in self.root.glob("pkgs/*/.tmp-*"))
 
     def held_locks(self) -> list[str]:
         """Return the build locks that somebody holds."""
@@ -185,8 +187,12 @@ class Host:
         for spec in specs:
             self.create(spec, "--retry")
         self.check_whole()
+        for path in self.litter():
+            # As if found a day later: gc takes no file for a killed writer's that may be a living one's.
+            os.utime(self.root / path, (0, 0), follow_symlinks=False)
         self.ready("gc")
         assert self.litter() == []
+        assert self.unfinished() == []
 
 
 Process = subprocess.Popen[str]
@@ -277,7 +283,7 @@ class Job:
     def end(self) -> None:
         ended(self.process)
 
-    def __enter__(self) -> Job:
+    def __enter__(self) -> Job:  # noqa: PYI034 - `Self` is not in Python 3.10
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -287,7 +293,7 @@ class Job:
             self.process.communicate(timeout=LIMIT_S)
 
 
-# ------------------------------------------------------------------------------------------------------ what channels hold
+# ---------------------------------------------------------------------------------------------- what channels hold
 
 
 def payload(channel: Path, version: str, name: str = "payload") -> None:
@@ -360,19 +366,13 @@ def write_sdist(directory: Path, name: str, version: str) -> Path:
     return path
 
 
-def write_simple_index(directory: Path) -> None:
-    """Write the pages of a simple index (PEP 503) for the archives in ``directory/files``, with their hashes."""
-    by_name: dict[str, list[Path]] = {}
-    for path in sorted((directory / "files").iterdir()):
-        by_name.setdefault(path.name.split("-")[0], []).append(path)
-    for name, paths in by_name.items():
-        page = directory / "simple" / name
-        page.mkdir(parents=True, exist_ok=True)
-        links = "".join(
-            f'<a href="../../files/{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>\n'
-            for path in paths
-        )
-        (page / "index.html").write_text(f"<!DOCTYPE html><html><body>\n{links}</body></html>\n")
+def write_links(directory: Path) -> None:
+    """Write ``links.html``, a page for ``--find-links`` with the archives in ``directory/files`` and their hashes."""
+    links = "".join(
+        f'<a href="files/{path.name}#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}">{path.name}</a>\n'
+        for path in sorted((directory / "files").iterdir())
+    )
+    (directory / "links.html").write_text(f"<!DOCTYPE html><html><body>\n{links}</body></html>\n")
 
 
 def _digest(text: str) -> str:
