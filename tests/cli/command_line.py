@@ -75,7 +75,8 @@ class Cli:
         return answer
 
     def environ(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("ENVMGR_", "CONDA_", "PIP_"))}
+        others = ("ENVMGR_", "CONDA_", "PIP_", "PYTHONUNBUFFERED")
+        kept = {key: value for key, value in os.environ.items() if not key.startswith(others)}
         return {
             **kept,
             "ENVMGR_ROOT": str(self.root),

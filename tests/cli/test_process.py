@@ -153,11 +153,13 @@ class TestStreams:
 
     def test_nobody_listens_to_words(self, cli: Cli) -> None:
         """A closed standard error is no reason to stop."""
-        read, write = os.pipe()
-        os.close(read)
-        answer = cli.run("create", cli.spec(), stderr=write)
-        os.close(write)
-        assert (answer.code, answer.out.startswith("env-")) == (0, True)
+        for unbuffered in ("", "1"):
+            read, write = os.pipe()
+            os.close(read)
+            environ = {**cli.environ(), "PYTHONUNBUFFERED": unbuffered}
+            answer = cli.run("create", cli.spec(f"numpy{unbuffered}"), stderr=write, env=environ)
+            os.close(write)
+            assert (answer.code, answer.out.startswith("env-")) == (0, True)
 
     def test_any_locale(self, cli: Cli) -> None:
         """Labels outside the locale's characters do not break an answer."""
