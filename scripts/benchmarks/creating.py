@@ -22,7 +22,9 @@ AROUND = "around"
 def quickstart(work: Workspace, *, is_quick: bool) -> list[Figure]:
     """Compare a warm create of the quickstart environment."""
     root = work.new_store("create", work.channel)
-    return _Comparison(work, root, QUICKSTART, "create", "quickstart").figures(Rounds(2 if is_quick else 5, 2, 60))
+    return _Comparison(work, root, QUICKSTART, "create", "quickstart").figures(
+        Rounds(2, 2, 20) if is_quick else Rounds(5, 5, 45)
+    )
 
 
 def with_pip(work: Workspace, *, is_quick: bool) -> list[Figure]:
@@ -30,14 +32,14 @@ def with_pip(work: Workspace, *, is_quick: bool) -> list[Figure]:
     root = work.new_store("pip", work.channel, find_links=[str(work.wheels)], no_index=True)
     spec = work.spec("pip", _with_pip_section("name: pip\ndependencies:\n  - python\n", work.wheel_names))
     comparison = _Comparison(work, root, spec, "pip", "python and a pip section", wheels=work.wheel_names)
-    return comparison.figures(Rounds(2 if is_quick else 5, 2, 45))
+    return comparison.figures(Rounds(2, 2, 20) if is_quick else Rounds(5, 3, 25))
 
 
 def many(work: Workspace, *, is_quick: bool) -> list[Figure]:
     """Compare a warm create of an environment of 300 fabricated packages."""
     root = work.new_store("many", work.fabricated.as_uri())
     comparison = _Comparison(work, root, many_spec(work), "many", "300 packages of 20 files")
-    return comparison.figures(Rounds(2 if is_quick else 9, 2, 25))
+    return comparison.figures(Rounds(2, 2, 20) if is_quick else Rounds(9, 5, 20))
 
 
 def many_spec(work: Workspace) -> Path:

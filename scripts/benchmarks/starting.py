@@ -108,7 +108,7 @@ def commands(work: Workspace, *, is_quick: bool) -> list[Figure]:
     """Time commands as whole processes."""
     environ = work.environ(work.store)
     envmgr = work.bin / "envmgr"
-    rounds = Rounds(7 if is_quick else 31, 5, 25)
+    rounds = Rounds(7 if is_quick else 31, 5, 15)
     naming, listing, creating, bare = in_turn(
         rounds,
         [
