@@ -83,6 +83,10 @@ class Environment:
         """Return the lease's descriptor, for ``pass_fds``; `ValueError` after `close`."""
         return self._lease.fileno()
 
+    def bequeath(self) -> None:
+        """Let the program that this process becomes (``os.execve``) inherit the lease."""
+        self._lease.bequeath()
+
     def close(self) -> None:
         """Give this process's share of the lease back; children that inherited it keep theirs."""
         self._lease.close()

@@ -246,12 +246,9 @@ def from_json(document: "Mapping[str, object]") -> EnvmgrError:
     error = cls.__new__(cls)
     fields = document.get("fields")
     hint = document.get("hint")
-    EnvmgrError.__init__(
-        error,
-        str(document.get("message", "")),
-        hint=None if hint is None else str(hint),
-        **(fields if isinstance(fields, dict) else {}),
-    )
+    EnvmgrError.__init__(error, str(document.get("message", "")), hint=None if hint is None else str(hint))
+    if isinstance(fields, dict):
+        error.fields = dict(fields)
     if isinstance(error, InvalidSpec):
         error.problems = ()
     if isinstance(error, EnvironmentInUse):

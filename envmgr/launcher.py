@@ -102,8 +102,7 @@ def become(environment: "Environment", arguments: "list[str]") -> "NoReturn":
     python = environment.python
     if python is None:
         raise UsageError(f"{environment.name} has no interpreter", hint="add python to its spec, or use envmgr run")
-    fd = environment.fileno()
-    os.set_inheritable(fd, True)
+    environment.bequeath()
     variables = environment.environ()
     variables.pop("PYTHONHOME", None)
     variables.setdefault("PYTHONNOUSERSITE", "1")

@@ -26,6 +26,7 @@ SERVICE_ROOT = "/var/lib/envmgr"
 SERVICE_SOCKET_DIR = "/run/envmgr"
 PATIENCE_S = 2.0
 _PAUSE_S = 0.005
+_BEQUEATHED_FD = 100
 _ABSENT = -1
 _HELD = -2
 
@@ -73,6 +74,16 @@ class Lease:
         if self.fd < 0:
             raise ValueError("the lease was given back")
         return self.fd
+
+    def bequeath(self) -> None:
+        """Let the program that this process becomes (execve) inherit the lease.
+
+        On a high descriptor: scripts use the low ones for themselves, and ``exec 3<file`` would silently drop it.
+        """
+        try:
+            fcntl.fcntl(self.fileno(), fcntl.F_DUPFD, _BEQUEATHED_FD)
+        except OSError:  # so few descriptors are allowed to this process
+            os.set_inheritable(self.fileno(), True)
 
     def close(self) -> None:
         """Give the lease back; a second call does nothing."""

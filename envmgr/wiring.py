@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from envmgr import ready
 from envmgr import settings as settings_
 from envmgr.backends.spawner import Spawner
-from envmgr.manager import Manager
 from envmgr.manager.context import Context, SystemClock
+from envmgr.manager.manager import Manager
 from envmgr.store import opening
 from envmgr.store.layout import Layout
 

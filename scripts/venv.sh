@@ -48,7 +48,8 @@ make_venv() {
     [ -x "$directory/bin/python" ] || "$python" -m venv "$directory"
     "$directory/bin/python" -m pip install --quiet --disable-pip-version-check 'uv>=0.13,<0.14'
     # pip reads its own configuration (mirrors), which uv does not: it is the second way.
-    (cd "$checkout" && "$directory/bin/uv" pip install --quiet --python "$directory/bin/python" --compile-bytecode "$@") ||
+    (cd "$checkout" && "$directory/bin/uv" pip install --quiet --python "$directory/bin/python" --compile-bytecode \
+        --reinstall-package envmgr "$@") ||
         (cd "$checkout" && "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@")
     printf '%s\n' "$stamp" >"$directory/.made-from"
 }

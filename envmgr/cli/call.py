@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import typer
 
     from envmgr.events import Reporter
-    from envmgr.manager import Manager
+    from envmgr.manager.manager import Manager
     from envmgr.model import Spec
     from envmgr.names import EnvName
     from envmgr.ports import Backend

@@ -111,17 +111,17 @@ def _raise_failure(context: Context, name: EnvName, since: float) -> None:
 def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:
     """Make sure that what is published under the name is what was asked for; closes the lease if it is not."""
     try:
-        record = records.read_record(context.layout, lease.name, lease.build_id)
-        if record.digest != spec.digest:
+        digest, lock_digest = records.read_digests(context.layout, lease.name, lease.build_id)
+        if digest != spec.digest:
             raise NameCollision(
-                f"{spec.name} is the environment of another spec: its digest is {record.digest}, not {spec.digest}",
+                f"{spec.name} is the environment of another spec: its digest is {digest}, not {spec.digest}",
                 hint="change the spec in any way that changes its digest",
             )
         if lock_text is not None:
             given = lockfile.parse(lock_text, context.settings.subdir)
-            if given.digest != record.lock_digest:
+            if given.digest != lock_digest:
                 raise LockfileMismatch(
-                    f"{spec.name} was built from lockfile {record.lock_digest[:16]}, not from {given.digest[:16]}",
+                    f"{spec.name} was built from lockfile {lock_digest[:16]}, not from {given.digest[:16]}",
                     hint="envmgr lock prints the one in force; envmgr relock replaces it",
                 )
     except BaseException:

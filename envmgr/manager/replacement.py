@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envmgr.errors import EnvironmentNotFound, EnvmgrError, UsageError
+from envmgr import lockfile
+from envmgr.errors import Corrupt, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
 from envmgr.events import Reporter
 from envmgr.manager import ensure, requests
 from envmgr.manager.context import Context
@@ -67,12 +68,12 @@ def relock(
 
 
 def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter) -> Replaced:
-    """Build the same lockfile again, every cached package validated byte by byte, and republish."""
+    """Build the published packages again, every cached one validated byte by byte, and republish."""
     changes = requests.Changes(validate_packages=True)
     with locked(context, name, limit, report):
         old = _published(context, name)
         spec = _stored_spec(context, name)
-        text = ensure.lockfile_in_force(context, spec)
+        text = _published_lockfile(context, name, old) or ensure.lockfile_in_force(context, spec)
         lease = ensure.build(
             context, spec, text, limit=limit, report=report, changes=changes,
             on_locked=lambda text: records.write_lockfile(context.layout, name, context.settings.machine_class, text),
@@ -81,6 +82,21 @@ def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporte
             _replace(context, name, old, lease.build_id)
             record = records.read_record(context.layout, name, lease.build_id)
         return Replaced(record, is_new=True, old_build_id=old)
+
+
+def _published_lockfile(context: Context, name: EnvName, build_id: BuildId) -> str | None:
+    """Return the lockfile that a published build was made from, or ``None`` when it or its record is damaged too.
+
+    It is not always the one in force: a relock that was killed before it republished has put a newer one in force, and
+    a repair must not change packages.
+    """
+    try:
+        record = records.read_record(context.layout, name, build_id)
+        text = context.layout.build(build_id).lockfile.read_text(encoding="utf-8")
+        digest = lockfile.parse(text, context.settings.subdir).digest
+    except (Corrupt, InvalidSpec, OSError, UnicodeDecodeError):
+        return None
+    return text if digest == record.lock_digest else None
 
 
 @contextlib.contextmanager

@@ -72,9 +72,7 @@ class Pauses:
 @contextlib.contextmanager
 def told_to_wait(context: Context, name: EnvName, report: Reporter) -> Iterator[None]:
     """Say once whom we wait for, and that it is over."""
-    path = context.layout.lock(name)
-    holders = usage.lock_holders([path]).get(path, ())
-    whom = ", ".join(str(holder) for holder in holders) or "another process"
+    whom = usage.lock_taker(context.layout.lock(name)) or "another process"
     report(Event("begin", "wait", f"waiting for {whom}, who is busy with {name}"))
     try:
         yield

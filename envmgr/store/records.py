@@ -61,18 +61,37 @@ def write_record(layout: Layout, record: Record) -> None:
     _write_json(Step.RECORD, layout.build(record.build_id).record, dataclasses.asdict(record))
 
 
+def read_digests(layout: Layout, name: EnvName, build_id: BuildId) -> tuple[str, str]:
+    """Return the digests of the spec and of the lockfile of a published build; raise `Corrupt` as `read_record`.
+
+    For the way that many waiting processes go at the same moment: it looks at no other field.
+    """
+    document = _read_record(layout, build_id)
+    digest, lock_digest = document.get("digest"), document.get("lock_digest")
+    is_of_this_build = (document.get("name"), document.get("build_id")) == (name, build_id)
+    if not is_of_this_build or not isinstance(digest, str) or not isinstance(lock_digest, str):
+        raise Corrupt(f"{layout.build(build_id).record} is not the record of {name}", hint=_REPAIR)
+    return digest, lock_digest
+
+
 def read_record(layout: Layout, name: EnvName, build_id: BuildId) -> Record:
     """Return the record of a published build; raise `Corrupt` when it is missing, damaged or of another build."""
     path = layout.build(build_id).record
     try:
-        record = codec.load(Record, _read_json(path))
-    except FileNotFoundError as error:
-        raise Corrupt(f"{path} is missing", hint=_REPAIR) from error
+        record = codec.load(Record, _read_record(layout, build_id))
     except ValueError as error:
         raise Corrupt(f"{path} is damaged: {error}", hint=_REPAIR) from error
     if record.name != name or record.build_id != build_id:
         raise Corrupt(f"{path} is the record of {record.name} {record.build_id}, not of {name} {build_id}")
     return record
+
+
+def _read_record(layout: Layout, build_id: BuildId) -> Mapping[str, object]:
+    path = layout.build(build_id).record
+    try:
+        return _read_json(path)
+    except FileNotFoundError as error:
+        raise Corrupt(f"{path} is missing", hint=_REPAIR) from error
 
 
 # ---------------------------------------------------------------------------------------------------------- names

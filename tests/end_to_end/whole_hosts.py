@@ -28,7 +28,7 @@ from demo.packages import fabricate, index
 from envmgr import wiring
 from envmgr.backends import families
 from envmgr.backends.spawner import Spawner
-from envmgr.manager import Manager
+from envmgr.manager.manager import Manager
 from envmgr.names import EnvName
 
 LIMIT_S = 90.0

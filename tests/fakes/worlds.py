@@ -13,8 +13,8 @@ import filelock  # noqa: F401 - 0.1 s, paid once here instead of in each forked 
 
 from envmgr import fsio, settings, spec
 from envmgr.fsio import Step
-from envmgr.manager import Manager
 from envmgr.manager.context import Context, SystemClock
+from envmgr.manager.manager import Manager
 from envmgr.model import Record, Spec
 from envmgr.names import BuildId, EnvName, name_of_digest
 from envmgr.ports import Clock

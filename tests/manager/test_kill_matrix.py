@@ -28,7 +28,7 @@ from fakes.worlds import World, make_world, observed, spec_of
 
 from envmgr import errors, ready
 from envmgr.fsio import TEMPORARY, Step
-from envmgr.manager import Manager
+from envmgr.manager.manager import Manager
 from envmgr.names import Alias, is_alias, is_name
 from envmgr.store import locks, opening, publication, records, sweep
 from envmgr.store.layout import Layout

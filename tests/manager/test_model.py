@@ -16,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from envmgr import ready
 from envmgr.errors import AliasTaken, EnvironmentInUse, EnvironmentNotFound
-from envmgr.manager import Manager
+from envmgr.manager.manager import Manager
 from envmgr.names import Alias, BuildId, EnvName
 from envmgr.store import opening, publication, sweep
 

@@ -253,6 +253,21 @@ def test_repair_makes_the_same_again(world: World, orders: Orders) -> None:
         assert Path(world.layout.publication(SPEC.name), "share", "numpy").read_text("utf-8") == "numpy 1.0\n"
 
 
+def test_repair_after_a_relock_that_was_cut_off(world: World, orders: Orders) -> None:
+    """A relock that ends between its lockfile and its publication leaves a repair the packages that are published."""
+    create(world)
+    orders.say("version", "2.0")
+
+    def observer(step: Step, point: str) -> None:
+        if (step, point) == (Step.REPUBLISH, "before"):
+            raise RuntimeError("cut off")
+
+    with observed(observer), pytest.raises(RuntimeError, match="cut off"):
+        world.manager().relock(SPEC.name)
+    world.manager().repair(SPEC.name)
+    assert Path(world.layout.publication(SPEC.name), "share", "numpy").read_text("utf-8") == "numpy 1.0\n"
+
+
 @pytest.mark.parametrize("what", ["the build", "the lease", "the record", "the lockfile"])
 def test_what_was_deleted_by_hand_is_repaired(world: World, what: str) -> None:
     """A published build that somebody damaged is told by every command, and repaired; or removed."""

@@ -44,7 +44,15 @@ def _lease():
         return path
 
     sys.path[:] = [real(path) if isinstance(path, str) else path for path in sys.path]
-    names = ("prefix", "exec_prefix", "base_prefix", "base_exec_prefix", "executable", "_base_executable", "_stdlib_dir")
+    names = (
+        "prefix",
+        "exec_prefix",
+        "base_prefix",
+        "base_exec_prefix",
+        "executable",
+        "_base_executable",
+        "_stdlib_dir",
+    )
     for attribute in names:
         value = getattr(sys, attribute, None)
         if isinstance(value, str):

@@ -19,8 +19,8 @@ from envmgr.errors import BuilderDied, BuildFailed, InvalidSpec, UsageError
 
 if TYPE_CHECKING:
     from envmgr.cli.call import Document
-    from envmgr.manager import Manager
     from envmgr.manager.ensure import Ensured
+    from envmgr.manager.manager import Manager
     from envmgr.manager.replacement import Replaced
     from envmgr.names import Alias, EnvName
 

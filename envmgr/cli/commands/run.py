@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import signal
 import sys
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
-_LEAST_BEQUEATHED_FD = 100
 
 
 def run(
@@ -52,7 +50,7 @@ def run(
     lease = _lease(call, x, timeout_s)
     try:
         environ = activation.apply(_changes(lease), os.environ)
-        _bequeath(lease.fileno())
+        lease.bequeath()
         _become(command, environ)
     except (FileNotFoundError, NotADirectoryError):
         return _fail(call, "command_not_found", f"{command[0]}: command not found in {lease.name}", NOT_FOUND)
@@ -84,14 +82,6 @@ def _changes(lease: Lease) -> tuple[activation.Change, ...]:
         return activation.load(path)
     except OSError as error:
         raise Corrupt(f"cannot read {path}: {error.strerror}", hint=f"envmgr repair {lease.name}") from error
-
-
-def _bequeath(fd: int) -> None:
-    """Let the program that follows inherit the lease, on a descriptor that no script uses for its own (exec 3<file)."""
-    try:
-        fcntl.fcntl(fd, fcntl.F_DUPFD, _LEAST_BEQUEATHED_FD)
-    except OSError:  # so few descriptors are allowed to this process
-        os.set_inheritable(fd, True)
 
 
 def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
