@@ -6,7 +6,7 @@
       .use                    flock: builds hold it shared, collection takes it exclusively, without waiting
       archives/<key>          an archive whose bytes have been checked; <key> is its sha256
       unpacked/<key>/         what was unpacked from it; its files are read-only, and prefixes are hard links to them
-      unpacked/<key>.ok       the entry's seal (below)
+      unpacked/<key>.ok       the entry's seal (below); of this key the first 48 digits (`envmgr.store.cache`)
       locks/<key>             flock: one process fetches or unpacks this archive
       */.tmp-…                unfinished; deleted by whoever has `.use` alone: collection, or a build as it begins
 

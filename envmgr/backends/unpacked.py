@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from envmgr import fsio
+from envmgr.store.cache import unpacked_key
 
 SYNCED = "synced"
 _BLOCK_BYTES = 1 << 20
@@ -46,7 +47,10 @@ class Entries:
         self.boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
     def path(self, key: str) -> Path:
-        return self._directory / key
+        return self._directory / unpacked_key(key)
+
+    def _seal_path(self, key: str) -> Path:
+        return self._directory / f"{unpacked_key(key)}.ok"
 
     def temporary(self, key: str) -> Path:
         """Return a path beside the entry that nobody else uses."""
@@ -68,7 +72,7 @@ class Entries:
 
     def read_seal(self, key: str) -> Seal | None:
         try:
-            state, files, size_bytes, newest_ns = (self._directory / f"{key}.ok").read_text("ascii").split()
+            state, files, size_bytes, newest_ns = self._seal_path(key).read_text("ascii").split()
             return Seal(state, int(files), int(size_bytes), int(newest_ns))
         except (OSError, ValueError):
             return None
@@ -77,7 +81,7 @@ class Entries:
         temporary = self.temporary(key)
         temporary.write_text(seal.dump(), "ascii")
         temporary.chmod(0o644)
-        temporary.replace(self._directory / f"{key}.ok")
+        temporary.replace(self._seal_path(key))
 
     def settle(self, fresh: Path) -> Seal:
         """Make a tree that was just unpacked read-only, and return its seal."""

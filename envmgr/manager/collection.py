@@ -146,7 +146,7 @@ def _bytecode(context: Context, *, dry_run: bool) -> Iterator[Collected]:
 
 
 def _wanted_artifacts(context: Context) -> set[str]:
-    """Return the sha256 of every package that a published build was made from."""
+    """Return the sha256, and the key when unpacked, of every package that a published build was made from."""
     wanted = set()
     for build in publication.published(context.layout).values():
         try:
@@ -154,5 +154,6 @@ def _wanted_artifacts(context: Context) -> set[str]:
             packages = lockfile.parse(text, context.settings.subdir).packages
         except (InvalidSpec, OSError, UnicodeDecodeError):
             continue  # damaged, which verify and doctor say; its packages can be fetched again
-        wanted |= {package.sha256 for package in packages if package.sha256}
+        digests = {package.sha256 for package in packages if package.sha256}
+        wanted |= digests | {cache.unpacked_key(digest) for digest in digests}
     return wanted

@@ -4,8 +4,12 @@
 
     pkgs/.use                 shared flock: a build reads the cache; exclusive: entries are being deleted
     pkgs/archives/<sha256>    verified archives, as downloaded
-    pkgs/unpacked/<sha256>    unpacked packages, whose files the prefixes share; <sha256>.ok says that it is complete
+    pkgs/unpacked/<key>       unpacked packages, whose files the prefixes share; <key>.ok says that one is complete
     pkgs/bytecode/*/<sha256>  byte-code by the digest of its source; the environments' own files, linked
+
+The key of an unpacked package is the first 48 digits of its archive's SHA-256: still beyond any collision, and short
+enough for a symbolic link to it to fit into an inode. Links that need a block of their own take ext4 milliseconds each
+to delete, and every build makes one for each of its packages.
 
 Builds fill it through `envmgr.backends.archives`. Deleting an entry harms no environment: prefixes are hard links.
 """
@@ -21,6 +25,12 @@ from pathlib import Path
 from envmgr.store.layout import Layout
 
 _KINDS = ("archives", "unpacked")
+_UNPACKED_DIGITS = 48
+
+
+def unpacked_key(sha256: str) -> str:
+    """Return what the unpacked package of an archive is called."""
+    return sha256[:_UNPACKED_DIGITS]
 
 
 @contextlib.contextmanager
@@ -39,7 +49,7 @@ def exclusive(layout: Layout) -> Iterator[bool]:
 
 
 def entries(layout: Layout) -> Iterator[tuple[str, Path]]:
-    """Yield the sha256 (what precedes the first dot of the file's name) and the path of everything in the cache."""
+    """Yield the sha256 or key (what precedes the first dot of the file's name) and the path of all in the cache."""
     for kind in _KINDS:
         directory = layout.packages / kind
         if directory.is_dir():

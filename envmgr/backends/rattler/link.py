@@ -64,10 +64,13 @@ async def link(
     """
     records = [_record(package, unpacked[package.name]) for package in packages]
     os.mkdir(scratch)
+    entries = scratch.with_name("e")
+    os.symlink(next(iter(unpacked.values()), scratch).parent, entries)
     places: dict[str, Path] = {}
     for record, package in zip(records, packages, strict=True):
         name = _cache_name(record)
-        os.symlink(unpacked[package.name], os.path.join(scratch, name))
+        # Short enough for the inode (`envmgr.store.cache`): so the detour through one long link.
+        os.symlink(f"../{entries.name}/{unpacked[package.name].name}", scratch / name)
         places[name] = unpacked[package.name]
     layer = PackageCacheLayer(scratch).with_validation_mode(ValidationMode.skip())
     progress = _Progress(report, len(records))
