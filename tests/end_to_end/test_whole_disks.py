@@ -92,8 +92,8 @@ def refused(disk: Disk, host: Host, *words: str | Path) -> tuple[int, dict[str, 
     return answer.code, json.loads(answer.out)
 
 
-BYTES = ["16k", "64k", "256k", "1m", "3200k", "4m", "6200k", "6400k"]
-INODES = [4, 8, 12, 20, 32, 40, 60, 120, 200, 220]
+BYTES = ["16k", "256k", "3200k", "4m", "6200k", "6400k"]
+INODES = [4, 12, 20, 32, 60, 200]
 
 
 @NEEDS_ROOT

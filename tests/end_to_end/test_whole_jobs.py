@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from demo.packages import index
-from whole_hosts import SEARCH, Host, Job, payload
+from whole_hosts import SEARCH, Host, Job, payload, reap_orphans
 
 import envmgr
 
@@ -49,8 +51,10 @@ Start = Callable[[Host, str], "list[str | Path]"]
 
 
 def leave(host: Host, name: str) -> None:
-    """Remove an environment that nobody uses any more."""
+    """Remove an environment that nobody uses any more, and all that its jobs have kept."""
     assert host.ready("remove", name)["is_deleted"]
+    host.ready("gc")
+    assert host.litter() == []
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -71,7 +75,7 @@ def test_remove_names_the_job_and_refuses(python_host: Host, spec: Path, start: 
     leave(python_host, name)
 
 
-def test_a_child_outlives_the_holder(python_host: Host, spec: Path) -> None:
+def test_a_child_outlives_the_holder(python_host: Host, spec: Path, orphanage: None) -> None:
     """A child that inherited the lease keeps the build after the process that took it was killed."""
     name = python_host.create(spec)["name"]
     program = (
@@ -91,10 +95,9 @@ def test_a_child_outlives_the_holder(python_host: Host, spec: Path) -> None:
         assert code == 7
         assert [user["pid"] for user in error["fields"]["users"]] == [child]
     finally:
-        subprocess.run(["kill", "-9", str(child)], check=True)
-    # The lease goes with the last descriptor, which a killed process may keep for a moment.
-    removed = python_host.ready("remove", name, "--when-free")
-    assert removed["name"] == name
+        os.kill(child, signal.SIGKILL)
+    assert reap_orphans() == 1
+    leave(python_host, name)
 
 
 @pytest.mark.parametrize("start", STARTS)
@@ -137,7 +140,7 @@ def test_children_of_a_job_stay_in_its_build(python_host: Host, spec: Path, own_
     leave(python_host, name)
 
 
-def test_a_child_process_keeps_the_build_after_its_parent(python_host: Host, spec: Path) -> None:
+def test_a_child_process_keeps_the_build_after_its_parent(python_host: Host, spec: Path, orphanage: None) -> None:
     """A forked child of a job holds the lease on its own, without its parent."""
     name = python_host.create(spec)["name"]
     program = (
@@ -163,6 +166,9 @@ def test_a_child_process_keeps_the_build_after_its_parent(python_host: Host, spe
         job.process.stdin = job.process.stdout = None
         assert job.process.stderr is not None
         job.process.stderr.close()
+    assert reap_orphans() == 1
+    python_host.ready("gc")
+    assert python_host.litter() == []
 
 
 def test_remove_when_free_under_a_running_job(python_host: Host, spec: Path) -> None:

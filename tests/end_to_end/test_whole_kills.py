@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("orphanage")
 BUILDER = Path(__file__).with_name("dying_builder.py")
 TELLING = Path(__file__).with_name("telling.py")
 PHASES = ["solve", "fetch", "unpack", "link", "activation", "check", "sync"]
-RANDOM_KILLS = 8
+RANDOM_KILLS = 6
 
 
 def ensure(host: Host, spec: Path, log: Path, number: int) -> None:
@@ -41,12 +41,12 @@ def test_builder_dies_at_every_durable_step(tmp_path: Path, channel: Path) -> No
     """At each point that the builder reaches of ARCHIVE, UNPACKED and SYNC, its death is told and leaves no harm."""
     log = tmp_path / "points"
     whole = Host(tmp_path / "whole", {"default_channels": []})
-    ensure(whole, whole.spec("app", channels=[channel.as_uri()]), log, -1)
+    ensure(whole, whole.spec("lib", channels=[channel.as_uri()]), log, -1)
     points = log.read_text().splitlines()
     assert {point.split()[0] for point in points} == {Step.ARCHIVE.name, Step.UNPACKED.name, Step.SYNC.name}
     for number, point in enumerate(points):
         host = Host(tmp_path / str(number), {"default_channels": []})
-        spec = host.spec("app", channels=[channel.as_uri()])
+        spec = host.spec("lib", channels=[channel.as_uri()])
         log.unlink()
         with pytest.raises(errors.BuilderDied, match="SIGKILL"):
             ensure(host, spec, log, number)

@@ -61,20 +61,20 @@ def test_conda_lock_renders_what_create_wrote(host: Host, spec: Path, tmp_path: 
 
 def test_conda_lock_renders_a_pip_section(python_host: Host, tmp_path: Path) -> None:
     """A lockfile with pip packages, too, is read and rendered by the real conda-lock."""
-    wheel = write_wheel(tmp_path / "files", "alpha", "1.0")
-    spec = python_host.spec("python", pip=["--no-index", f"--find-links {wheel.parent}", "alpha"])
+    wheel = write_wheel(tmp_path / "files", "omega", "1.0")
+    spec = python_host.spec("python", pip=["--no-index", f"--find-links {wheel.parent}", "omega"])
     answer = python_host.run("lock", spec, "-o", tmp_path / "conda-lock.yml")
     assert answer.code in {0, 3}, answer.err
     if answer.code == 3:  # a path is not in the text; the setting says where
         python_host.set(no_index=True, find_links=[str(wheel.parent)])
-        spec = python_host.spec("python", pip=["alpha"])
+        spec = python_host.spec("python", pip=["omega"])
         answer = python_host.run("lock", spec, "-o", tmp_path / "conda-lock.yml")
         python_host.settings.pop("no_index")
         python_host.settings.pop("find_links")
         python_host.set()
         assert answer.code == 0, answer.err
     assert any("python-3" in url for url in rendered(tmp_path / "conda-lock.yml", tmp_path))
-    assert "alpha" in (tmp_path / "conda-lock.yml").read_text()
+    assert "omega" in (tmp_path / "conda-lock.yml").read_text()
     assert python_host.litter() == []
 
 

@@ -42,7 +42,8 @@ def test_locked_installed_and_verified(pip_host: Host) -> None:
     spec = pip_host.spec("python", pip=["alpha"])
     record = pip_host.create(spec)
     command = ("run", record["name"], "--", "python", "-c", "import alpha, beta; print(alpha.version, beta.version)")
-    assert pip_host.run(*command).out == "1.0 1.0\n"
+    answer = pip_host.run(*command)
+    assert answer.out == "1.0 1.0\n", answer.err
     lock = pip_host.run("lock", spec).out
     assert "manager: pip" in lock
     (module,) = Path(record["prefix"]).glob("lib/python*/site-packages/beta.py")
@@ -52,7 +53,8 @@ def test_locked_installed_and_verified(pip_host: Host) -> None:
     repaired = pip_host.ready("repair", record["name"])
     assert repaired["lock_digest"] == record["lock_digest"]
     assert pip_host.run("verify", record["name"]).code == 0
-    assert pip_host.run(*command).out == "1.0 1.0\n"
+    answer = pip_host.run(*command)
+    assert answer.out == "1.0 1.0\n", answer.err
 
 
 def test_package_that_does_not_exist(pip_host: Host) -> None:
