@@ -49,7 +49,7 @@ def test_its_library_example_runs(store: Path, tmp_path: Path, clean_environ: di
 
 def test_names_every_command() -> None:
     """Each command of the command line stands in the README."""
-    from envmgr.cli import app  # noqa: PLC0415 - only this test needs the command line
+    from envmgr.cli.app import app  # noqa: PLC0415 - only this test needs the command line
 
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     commands |= {group.name for group in app.registered_groups if group.name}
