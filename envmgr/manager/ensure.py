@@ -7,7 +7,8 @@ after the other.
 
 Order of durable writes of a build: directory, lease, spec, (the builder's files, the lockfile in force), everything
 synced, record, publication. A crash before the publication leaves an unpublished build whose lease is free, which the
-next arrival sweeps.
+next arrival sweeps; or whose lease is not free yet, since a killed caller's builder dies a moment after the build lock
+is free. So there is a sweep after the publication, too: nobody would come by for that build again.
 """
 
 from __future__ import annotations
@@ -152,6 +153,8 @@ def _under_lock(
     try:
         if publication.publish(context.layout, spec.name, lease.build_id):
             records.clear_failure(context.layout, spec.name)
+            with contextlib.suppress(OSError):  # the environment is there; gc takes what is left
+                sweep.sweep_name(context.layout, spec.digest)
             return lease, True
     except BaseException:
         # A foreign thing stands there, or the disk is full. Discarding takes no build that was published after all.

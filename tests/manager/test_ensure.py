@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import fcntl
 import os
 import select
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 from fakes.backend import Orders
 from fakes.clock import FakeClock
-from fakes.processes import Died, Forked, all_results, gates, no_process_left
+from fakes.processes import LIMIT_S, Died, Forked, all_results, gates, no_process_left
 from fakes.worlds import World, make_world, observed, open_descriptors, spec_of
 
 from envmgr import ready
@@ -34,6 +35,7 @@ from envmgr.events import Event
 from envmgr.fsio import Step
 from envmgr.manager.ensure import Ensured
 from envmgr.model import Failure
+from envmgr.names import BuildId
 from envmgr.store import locks, publication, records, sweep
 
 SPEC = spec_of("numpy")
@@ -262,27 +264,38 @@ def test_a_killed_builder_is_told_and_swept(world: World, orders: Orders) -> Non
     assert create(world).was_built
 
 
-def test_a_killed_caller_takes_its_builder_along(world: World, orders: Orders) -> None:
-    """When the caller is killed, its builder ends too; a waiter goes on and builds, with the leftover swept."""
+@pytest.mark.parametrize("is_slow", [False, True], ids=["at once", "slowly"])
+def test_a_killed_caller_takes_its_builder_along(world: World, orders: Orders, *, is_slow: bool) -> None:
+    """When the caller is killed, its builder ends too; a waiter goes on and builds.
+
+    The leftover is swept, even if the builder dies so slowly that it still has its lease when the waiter sweeps first.
+    """
     orders.hang()
     caller = Forked(lambda: create(world))
-    builder = os.pidfd_open(orders.wait_started())
-    with gates(1) as (waiting,):
+    builder = orders.wait_started()
+    (leftover,) = world.builds_begun()
+    with gates(1) as (waiting,), contextlib.ExitStack() as slowly:
         waiter = Forked(lambda: create(world, report=lambda event: waiting.open() if event.phase == "wait" else None))
         waiting.wait()
-        orders.release_nobody()
+        if is_slow:
+            lease = slowly.enter_context(open(world.layout.build(BuildId(leftover)).lease, "rb"))
+            fcntl.flock(lease, fcntl.LOCK_SH | fcntl.LOCK_NB)
         caller.abandon()
+        orders.wait_started()
+        assert not is_slow or leftover in os.listdir(world.layout.builds)
+        wait_for_orphan(builder)
+        slowly.close()
+        orders.release()
         assert waiter.result().was_built
-    signal_of_end(builder)
     assert len(world.builds_begun()) == 2
     assert is_clean(world)
 
 
-def signal_of_end(pidfd: int) -> None:
-    assert select.select([pidfd], [], [], 20)[0]
+def wait_for_orphan(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    assert select.select([pidfd], [], [], LIMIT_S)[0]
     os.close(pidfd)
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(-1, 0)
+    os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
