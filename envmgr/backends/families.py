@@ -6,7 +6,14 @@ their own), and those with the build's mark in their environment (unless they cl
 did all three *and* whose parent is gone *and* that outlived the builder.
 
 The builder itself is not reaped before all others are gone: until then the kernel gives its number to nobody else, and
-the number of its session stays unmistakable. It is stopped first, so that nothing new is born while the others die.
+the number of its session stays unmistakable. It is stopped first, so that it neither starts nor reaps anything while
+the others die.
+
+One look that finds nobody proves nothing: /proc is read one process after the other, and one that forks and ends
+meanwhile is gone when it is read, while its child was not yet there when the list was made. But above any such child
+there is always one whose parent is the builder; when that one ends it stays as a zombie, because the builder is
+stopped, and only then its children become the builder's. So two looks that find the same dead and nobody alive prove
+that nobody was missed.
 
 Source: proc(5), pidfd_open(2), PR_SET_CHILD_SUBREAPER in prctl(2), waitid(2) with WNOWAIT.
 """
@@ -26,6 +33,8 @@ MARK = "ENVMGR_BUILD"
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.05
 _SAY_AFTER_S = 5.0
+_STOPPED = frozenset({b"T", b"t"})
+_DEAD = frozenset({b"Z", b"X", b"x"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +46,32 @@ class _Process:
     is_dead: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What one look at /proc found: the family without the builder, and whether that stands still or has ended."""
+
+    living: dict[int, _Process]
+    dead: frozenset[int]
+    is_builder_still: bool
+    is_builder_dead: bool
+
+    def confirms(self, before: _Look | None) -> bool:
+        """Tell whether nobody is left; see the module."""
+        if before is None or self.living or before.living or not before.is_builder_still:
+            return False
+        return (self.is_builder_dead, self.dead) == (before.is_builder_dead, before.dead)
+
+
 def end(builder: int, mark: str, say: Callable[[str], None]) -> None:
     """Kill the family of the child `builder` and the builder, and return when all are gone.
 
     The builder stays a zombie for the caller to reap. There is no time limit: while one of them lives (in a system call
     that does not end, say), the build's directory is not free. `say` gets one line if that takes long.
     """
-    _send(builder, signal.SIGSTOP)
-    _end_all(lambda: _family(builder, mark), say)
+    _end_all_others(builder, mark, say)
     _send(builder, signal.SIGKILL)
     while not has_exited(builder):
         time.sleep(_FIRST_PAUSE_S)
-    _end_all(lambda: _family(builder, mark), say)  # what was born between the last look and the stop
 
 
 def has_exited(child: int) -> bool:
@@ -59,16 +82,51 @@ def has_exited(child: int) -> bool:
         return True  # somebody else in this process has reaped it
 
 
-def _end_all(look: Callable[[], dict[int, _Process]], say: Callable[[str], None]) -> None:
+def _end_all_others(builder: int, mark: str, say: Callable[[str], None]) -> None:
     pause_s, began_at, is_said = _FIRST_PAUSE_S, time.monotonic(), False
-    while members := look():
-        for member in members.values():
+    before = None
+    while True:
+        _send(builder, signal.SIGSTOP)
+        look = _look(builder, mark)
+        if look.confirms(before):
+            return
+        for member in look.living.values():
             _kill(member)
         if not is_said and time.monotonic() - began_at > _SAY_AFTER_S:
             is_said = True
-            say(f"waiting for processes that do not die: {', '.join(map(str, sorted(members)))}")
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+            say(f"waiting for processes that do not die: {', '.join(map(str, sorted(look.living or {builder})))}")
+        if look.living or not look.is_builder_still:
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        before = look
+
+
+def _look(builder: int, mark: str) -> _Look:
+    # The builder first: what it did until it stood still is there to be seen afterwards.
+    states = _states(builder)
+    family = _family(builder, mark)
+    return _Look(
+        living={pid: process for pid, process in family.items() if not process.is_dead},
+        dead=frozenset(pid for pid, process in family.items() if process.is_dead),
+        is_builder_still=states <= _STOPPED | _DEAD,
+        is_builder_dead=states <= _DEAD,
+    )
+
+
+def _states(pid: int) -> set[bytes]:
+    """Return the states of a process's threads, each of which stops, and ends, in its own time."""
+    found: set[bytes] = set()
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return found
+    for thread in threads:
+        try:
+            with open(f"/proc/{pid}/task/{thread}/stat", "rb") as file:
+                found.add(file.read().rpartition(b")")[2].split()[0])
+        except OSError:
+            continue
+    return found
 
 
 def _family(builder: int, mark: str) -> dict[int, _Process]:
@@ -84,7 +142,7 @@ def _family(builder: int, mark: str) -> dict[int, _Process]:
         found.update(born)
     found.update(pid for pid in processes if pid not in found and _has_mark(pid, mark))
     found -= {builder, os.getpid()}
-    return {pid: processes[pid] for pid in found if pid in processes and not processes[pid].is_dead}
+    return {pid: processes[pid] for pid in found if pid in processes}
 
 
 def _processes() -> list[_Process]:
@@ -97,7 +155,7 @@ def _read(pid: int) -> _Process | None:
             fields = file.read().rpartition(b")")[2].split()
     except OSError:
         return None
-    return _Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), is_dead=fields[0] in {b"Z", b"X", b"x"})
+    return _Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), is_dead=fields[0] in _DEAD)
 
 
 def _has_mark(pid: int, mark: str) -> bool:

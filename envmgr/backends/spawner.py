@@ -4,8 +4,9 @@ rattler hangs in forked children, cannot be cancelled, and may crash at an inter
 So every build is a child process in a session of its own, and this module is all that the parent knows of it. It
 imports neither rattler nor conda_lock.
 
-* The kernel kills a builder when the *thread* that forked it ends. So one thread that never ends starts all builders of
-  this process; after a fork, the new process makes its own when it first builds.
+* The kernel kills a builder when the *thread* that forked it ends. So each is started by a thread of its own, which
+  lives as long as the builder and not longer: a thread that stayed would make every later ``fork`` of the caller's
+  program one of a process with threads, of which Python warns from 3.12 on.
 * The builder gets a minimal environment: no variable of the caller's, but ``LD_LIBRARY_PATH``, without which some
   interpreters do not start (the builder drops it before it does anything).
 * It is this very envmgr, found by its place on disk, whatever way the parent came to import it. What it needs besides
@@ -23,7 +24,6 @@ import contextlib
 import errno
 import json
 import os
-import queue
 import select
 import signal
 import subprocess
@@ -49,6 +49,7 @@ LOG_NAME = "build.log"
 PATH_VARIABLE = "ENVMGR_BUILDER_PATH"
 _LOOK_S = 0.1
 _EXIT_GRACE_S = 5.0
+_THREAD_LOOK_S = 0.0005
 _TAIL_LINES = 15
 _TAIL_BYTES = 1 << 14
 _READ_BYTES = 1 << 16
@@ -165,9 +166,10 @@ class _Builder:
         self._events, writer = os.pipe2(os.O_CLOEXEC)
         self._rest = b""
         self._is_ended = False
+        self._forker = _Forker()
         try:
             with self._open_log() as log, _in_memory(wire.dump(request).encode()) as stdin:
-                _forker().start(
+                self._forker.start(
                     self._started,
                     args=[*command, str(writer), str(lease_fd), str(os.getpid())],
                     stdin=stdin,
@@ -181,7 +183,6 @@ class _Builder:
                 )
                 _insist(lambda: concurrent.futures.wait([self._started]))  # while the files are open
         except BaseException as error:
-            self._started.cancel()  # if nothing was ordered
             _insist(self.end)
             if isinstance(error, OSError):
                 raise _no_start(error, request.build_dir) from error
@@ -279,11 +280,13 @@ class _Builder:
         """Leave no process and no descriptor; may be called again when it was interrupted."""
         if self._is_ended:
             return
-        concurrent.futures.wait([self._started])
-        if not self._started.cancelled() and self._started.exception() is None:
-            process = self._started.result()
-            families.end(process.pid, self._build_dir, lambda line: self._report(Event("log", "wait", line)))
-            process.wait()
+        if not self._started.cancel():  # else it was not ordered, or will be found cancelled
+            concurrent.futures.wait([self._started])
+            if self._started.exception() is None:
+                process = self._started.result()
+                families.end(process.pid, self._build_dir, lambda line: self._report(Event("log", "wait", line)))
+                process.wait()
+        self._forker.end()
         os.close(self._events)
         self._is_ended = True
 
@@ -346,43 +349,31 @@ def _in_memory(data: bytes) -> Iterator[int]:
 
 
 class _Forker:
-    """The one thread of this process that starts builders; it ends with the process."""
+    """The thread that starts one builder, and is there until it is told that the builder has ended."""
 
     def __init__(self) -> None:
-        self._orders: queue.SimpleQueue[tuple[Future[subprocess.Popen[bytes]], dict[str, Any]]] = queue.SimpleQueue()
-        threading.Thread(target=self._work, name="envmgr-forker", daemon=True).start()
+        self._is_over = threading.Event()
+        self._thread_id: int | None = None
 
     def start(self, started: Future[subprocess.Popen[bytes]], **order: Any) -> None:
         """Start a process; `started` gets it, or the error."""
-        self._orders.put((started, order))
+        thread = threading.Thread(target=self._work, args=(started, order), name="envmgr-forker", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, "no thread can be started") from error
 
-    def _work(self) -> None:
-        while True:
-            started, order = self._orders.get()
-            try:
-                if started.set_running_or_notify_cancel():
-                    started.set_result(subprocess.Popen(**order))
-            except BaseException as error:  # noqa: BLE001 - whoever ordered gets it; this thread must not end
-                started.set_exception(error)
-            del started, order
+    def _work(self, started: Future[subprocess.Popen[bytes]], order: dict[str, Any]) -> None:
+        self._thread_id = threading.get_native_id()
+        try:
+            if started.set_running_or_notify_cancel():
+                started.set_result(subprocess.Popen(**order))
+        except BaseException as error:  # noqa: BLE001 - whoever ordered gets it
+            started.set_exception(error)
+        self._is_over.wait()
 
-
-_the_forker: _Forker | None = None
-_the_lock = threading.Lock()
-
-
-def _forker() -> _Forker:
-    global _the_forker  # noqa: PLW0603 - one for the process is the point
-    with _the_lock:
-        if _the_forker is None:
-            _the_forker = _Forker()
-        return _the_forker
-
-
-def _forget() -> None:
-    """Forget the thread, which this newly forked process does not have."""
-    global _the_forker, _the_lock
-    _the_forker, _the_lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget)
+    def end(self) -> None:
+        """Let the thread end, and return when the kernel, too, knows of it no more."""
+        self._is_over.set()
+        while self._thread_id is not None and os.path.exists(f"/proc/self/task/{self._thread_id}"):
+            time.sleep(_THREAD_LOOK_S)

@@ -1,9 +1,10 @@
 """The builder as a process: how it begins, what it tells its parent, and how it ends.
 
 It begins by tying its life to its parent's (PDEATHSIG) and making itself the new parent of all orphans below it
-(subreaper); it ends with `os._exit`, because rattler's threads may crash an interpreter that ends in the usual way.
-Between the two every exception becomes the one ``error`` line of `envmgr.wire`; the traceback of one that nobody
-foresaw goes to the log only.
+(subreaper). After its answer it stays until its parent ends it, because those orphans are to be found through it only
+while it lives; where nobody listens any more it ends with `os._exit`, because rattler's threads may crash an
+interpreter that ends in the usual way. Between the two every exception becomes the one ``error`` line of
+`envmgr.wire`; the traceback of one that nobody foresaw goes to the log only.
 
 Source: prctl(2).
 """
@@ -14,6 +15,7 @@ import contextlib
 import ctypes
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -62,6 +64,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         pipe.answer({"error": _as_ours(error).to_json()})
     finally:
         _flush()
+        pipe.wait_for_its_end()
         os._exit(status)
 
 
@@ -135,6 +138,12 @@ class Pipe:
         with self._lock:
             while view:
                 view = view[os.write(self._fd, view) :]
+
+    def wait_for_its_end(self) -> None:
+        """Return when nobody listens any more."""
+        poll = select.poll()
+        poll.register(self._fd, 0)  # POLLERR is always told
+        poll.poll()
 
     @staticmethod
     def _log(event: Event) -> None:
