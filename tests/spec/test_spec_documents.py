@@ -66,11 +66,11 @@ def dependencies(*items: str) -> Spec:
 )
 def test_hostile_yaml(text: str, message: str) -> None:
     """What is no document, or a hostile one, is refused at once, with one clear message."""
-    began = time.monotonic()
+    began = time.process_time()
     found = problems(text)
     assert message in found[0].message
     assert len(found) == 1
-    assert time.monotonic() - began < 3
+    assert time.process_time() - began < 3
 
 
 def test_large_but_honest() -> None:
