@@ -16,6 +16,7 @@ import urllib.parse
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from envmgr import lockfile
 from envmgr.errors import PolicyRefused
 from envmgr.settings import channels
 from envmgr.settings.kinds import distribution_name
@@ -33,6 +34,8 @@ _EGG = re.compile(r"[#&]egg=([A-Za-z0-9._-]+)")
 
 def check(spec: Spec, settings: Settings) -> None:
     """Raise `PolicyRefused`, with the setting in its fields, for the first thing in `spec` that is not allowed."""
+    if spec.is_lockfile:
+        check_packages(lockfile.parse(spec.source_text, settings.subdir).packages, settings)
     for url in _channel_urls(spec, settings):
         _check_channel(url, settings)
     for option in spec.pip_options:

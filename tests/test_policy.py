@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from envmgr.errors import PolicyRefused
 from envmgr.model import CondaRequirement, LockedPackage, PipOption, PipRequirement, Spec
 from envmgr.names import name_of_digest
 from envmgr.settings import Mode, Settings, load
+from envmgr.spec import parse
 
 
 def settings(tmp_path: Path, toml: str = "", mode: Mode = "personal") -> Settings:
@@ -215,3 +217,19 @@ def test_lockfiles_are_no_way_around(tmp_path: Path) -> None:
         with pytest.raises(PolicyRefused) as caught:
             policy.check_packages([bad], site)
         assert caught.value.fields["setting"] == setting
+
+
+def test_a_lockfile_as_a_spec_meets_the_same_rules(tmp_path: Path) -> None:
+    """A conda-lock.yml is refused as a spec for what it is refused for when it is brought beside one."""
+    digests = {"md5": "0" * 32, "sha256": "0" * 64}
+    package = {
+        "name": "x", "version": "1", "manager": "conda", "platform": "linux-64", "dependencies": {}, "hash": digests,
+        "url": "https://h.example/elsewhere/linux-64/x-1-0.conda", "category": "main", "optional": False,
+    }  # fmt: skip
+    metadata = {"content_hash": {}, "channels": [], "platforms": ["linux-64"], "sources": []}
+    document = json.dumps({"version": 1, "metadata": metadata, "package": [package]})
+    asked = parse(document)
+    assert asked.is_lockfile
+    policy.check(asked, settings(tmp_path))
+    with pytest.raises(PolicyRefused):
+        policy.check(asked, settings(tmp_path, 'allowed_channels = ["bioconda"]\n'))

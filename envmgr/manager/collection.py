@@ -60,7 +60,10 @@ def _leftover_builds(context: Context, *, dry_run: bool) -> Iterator[Collected]:
     for build in sweep.all_builds(layout):
         if build in kept:
             continue
-        found = Collected(layout.build(build).directory, "build that no name leads to", _size(context, build))
+        try:
+            found = Collected(layout.build(build).directory, "build that no name leads to", _size(context, build))
+        except FileNotFoundError:
+            continue  # another one takes it away
         with contextlib.ExitStack() as held:
             is_held = all(held.enter_context(locks.try_lock(layout, name)) for name in _names_of(context, build))
             if is_held and _is_free(context, build) and (dry_run or sweep.discard(layout, build)):

@@ -6,6 +6,7 @@ foreign things in ``envs/`` are moved to the trash (undeleted) when asked.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Literal
 from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew, UsageError
 from envmgr.manager.context import Context, free_space
 from envmgr.model import Json
-from envmgr.store import opening, publication, records, sweep, usage
+from envmgr.names import EnvName, is_name
+from envmgr.store import locks, opening, publication, records, sweep, usage
 
 if TYPE_CHECKING:
     from envmgr.store.layout import Layout
@@ -95,7 +97,7 @@ def _foreign(layout: Layout, *, quarantine: bool) -> Iterator[Finding]:
     entries = publication.foreign(layout)
     for entry in entries:
         if quarantine:
-            yield Finding("envs", "warning", f"{entry} was moved to {sweep.quarantine(layout, entry)}")
+            yield from _quarantined(layout, entry)
         else:
             yield Finding(
                 "envs", "error", f"{layout.envs / entry} was not made by envmgr",
@@ -103,6 +105,15 @@ def _foreign(layout: Layout, *, quarantine: bool) -> Iterator[Finding]:
             )  # fmt: skip
     if not entries:
         yield Finding("envs", "ok", "nothing foreign stands in envs/")
+
+
+def _quarantined(layout: Layout, entry: str) -> Iterator[Finding]:
+    """Move an entry away, under the build lock where it stands in a name's place: nobody publishes there meanwhile."""
+    with contextlib.ExitStack() as held:
+        if is_name(entry) and not held.enter_context(locks.try_lock(layout, EnvName(entry))):
+            yield Finding("envs", "warning", f"{entry} is busy; it stays where it is", "try again")
+        elif publication.is_foreign(layout, entry):
+            yield Finding("envs", "warning", f"{entry} was moved to {sweep.quarantine(layout, entry)}")
 
 
 def _publications(layout: Layout) -> Iterator[Finding]:

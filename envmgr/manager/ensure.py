@@ -25,6 +25,7 @@ from envmgr.errors import (
     LockfileMismatch,
     NameCollision,
     NoSpace,
+    Offline,
     TimedOut,
 )
 from envmgr.events import Reporter
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from envmgr.wire import BuildResult
 
 _REMEMBERED = ("unsatisfiable", "policy", "incompatible_host", "build_failed")
+_THE_CALLERS_OWN = (TimedOut, Cancelled, Offline)
+"""Failures that say something of one caller's call or settings, and nothing of the environment."""
+
 _FIRST_BACK_OFF_S = 10.0
 _LONGEST_BACK_OFF_S = 300.0
 _LOG_TAIL_BYTES = 64 * 1024
@@ -71,10 +75,10 @@ def ensure(
     there differs. With `retry`, a remembered failure is cleared first. Blocks for as long as `limit` allows.
     """
     started = context.clock.monotonic()
-    since = context.clock.time()
     policy.check(spec, context.settings)
     if retry:
         records.clear_failure(context.layout, spec.name)
+    before = records.read_failure(context.layout, spec.name)
     with contextlib.ExitStack() as waiting:
         pauses: Pauses | None = None
         while True:
@@ -85,7 +89,7 @@ def ensure(
             with locks.try_lock(context.layout, spec.name) as is_held:
                 if is_held:
                     waiting.close()
-                    ensured = _under_lock(context, spec, lock_text, limit, report, since)
+                    ensured = _under_lock(context, spec, lock_text, limit, report, before)
                     return Ensured(*ensured, duration_s=context.clock.monotonic() - started)
             if pauses is None:
                 pauses = Pauses(context.clock, limit)
@@ -93,18 +97,20 @@ def ensure(
             pauses.pause()
 
 
-def _raise_failure(context: Context, name: EnvName, since: float) -> None:
-    """Raise the name's last failure, if it is this caller's result or too fresh to be tried again."""
+def _raise_failure(context: Context, name: EnvName, before: Failure | None) -> None:
+    """Raise the name's last failure, if it happened while this caller waited or is too fresh to be tried again.
+
+    `before` is what was remembered when the caller came. The two are compared as they are: no clock decides whose
+    result a failure is.
+    """
     failure = records.read_failure(context.layout, name)
     if failure is None:
         return
-    age_s = context.clock.time() - failure.at
-    if age_s < 0:
-        return  # the clock was set back: nobody can tell whose result it is
-    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** min(failure.attempts - 1, 10), _LONGEST_BACK_OFF_S)
-    if failure.at >= since:
+    if failure != before:
         raise errors.from_json(failure.to_json())
-    if failure.code in _REMEMBERED and age_s < back_off_s:
+    age_s = context.clock.time() - failure.at
+    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** min(failure.attempts - 1, 10), _LONGEST_BACK_OFF_S)
+    if failure.code in _REMEMBERED and 0 <= age_s < back_off_s:
         hint = f"this is the failure of {age_s:.0f} s ago; create --retry tries again at once"
         raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
@@ -131,26 +137,36 @@ def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | No
 
 
 def _under_lock(
-    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter, since: float
+    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter, before: Failure | None
 ) -> tuple[Lease, bool]:
     lease = ready.acquire(context.root, spec.name)
     if lease is not None:
         _check_found(context, spec, lease, lock_text)
         return lease, False
-    _raise_failure(context, spec.name, since)
+    _raise_failure(context, spec.name, before)
     sweep.sweep_name(context.layout, spec.digest)
     in_force = lockfile_in_force(context, spec)
     if lock_text is not None:
         check_given(context, spec, lock_text, in_force)
+
+    def put_in_force(text: str) -> None:
+        if text != in_force:
+            records.write_lockfile(context.layout, spec.name, context.settings.machine_class, text)
+
+    # A lockfile that was solved is in force at once, so that a second try installs the same. One that a caller brought
+    # has to prove first that it can be built: its failure is that caller's alone.
     lease = build(
         context,
         spec,
         lock_text or in_force,
         limit=limit,
         report=report,
-        on_locked=lambda text: records.write_lockfile(context.layout, spec.name, context.settings.machine_class, text),
+        on_locked=put_in_force if lock_text is None else lambda _text: None,
+        is_shared=lock_text is None,
     )
     try:
+        if lock_text is not None:
+            put_in_force(lock_text)
         if publication.publish(context.layout, spec.name, lease.build_id):
             records.clear_failure(context.layout, spec.name)
             with contextlib.suppress(OSError):  # the environment is there; gc takes what is left
@@ -210,10 +226,11 @@ def build(
     report: Reporter,
     on_locked: requests.OnLocked,
     changes: requests.Changes = requests.ORDINARY,
+    is_shared: bool = True,
 ) -> Lease:
     """Make one finished, recorded, unpublished build under the name's build lock, and return it leased.
 
-    On any failure nothing of it is left, and the failure is remembered with the log's end.
+    On any failure nothing of it is left, and one that is everybody's (`is_shared`) is remembered with the log's end.
     """
     check_space(context)
     begun_at, begun = context.clock.time(), context.clock.monotonic()
@@ -234,7 +251,7 @@ def build(
         with contextlib.suppress(OSError):  # a full file system: the next sweep takes it, and the first error counts
             sweep.discard(context.layout, lease.build_id)
         translated = opening.translate(error, context.layout.root) if isinstance(error, OSError) else error
-        if isinstance(translated, EnvmgrError) and not isinstance(translated, (TimedOut, Cancelled)):
+        if is_shared and isinstance(translated, EnvmgrError) and not isinstance(translated, _THE_CALLERS_OWN):
             _remember(context, spec.name, translated, log)
         if translated is error:
             raise

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envmgr import lockfile
+from envmgr import lockfile, policy
 from envmgr.errors import Corrupt, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
 from envmgr.events import Reporter
 from envmgr.manager import ensure, requests
@@ -49,6 +49,7 @@ def relock(
     with locked(context, name, limit, report):
         old = _published(context, name)
         spec = _stored_spec(context, name)
+        policy.check(spec, context.settings)
         if spec.is_lockfile:
             raise UsageError(
                 f"{name} was made from a lockfile, which leaves nothing to solve",

@@ -79,21 +79,30 @@ def _build_of(layout: Layout, name: EnvName) -> BuildId | None:
         target = os.readlink(layout.publication(name))
     except OSError:
         return None
-    build_id = target.removeprefix("../builds/").partition("/")[0]
-    if not is_build_id(build_id) or target != _target(name, BuildId(build_id)):
-        return None
-    return BuildId(build_id)
+    return BuildId(target.split("/")[2]) if _is_build(target, name) else None
 
 
 def foreign(layout: Layout) -> tuple[str, ...]:
     """Return the entries of ``envs/`` that envmgr did not make: directories, files, links elsewhere."""
-    aliases = all_aliases(layout)
-    names = published(layout)
-    return tuple(
-        entry
-        for entry in _entries(layout)
-        if entry not in names and entry not in aliases and not entry.startswith(fsio.TEMPORARY)
-    )
+    return tuple(entry for entry in _entries(layout) if is_foreign(layout, entry))
+
+
+def is_foreign(layout: Layout, entry: str) -> bool:
+    """Tell whether something stands there that envmgr did not make; one look at that entry as it is now."""
+    if entry.startswith(fsio.TEMPORARY):
+        return False
+    try:
+        target = os.readlink(layout.envs / entry)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return not (_is_build(target, entry) if is_name(entry) else is_alias(entry) and is_name(target))
+
+
+def _is_build(target: str, name: str) -> bool:
+    build_id = target.removeprefix("../builds/").partition("/")[0]
+    return is_build_id(build_id) and target == _target(EnvName(name), BuildId(build_id))
 
 
 # -------------------------------------------------------------------------------------------------------- aliases

@@ -448,3 +448,35 @@ def test_a_killed_process_in_every_phase_of_waiting(world: World, orders: Orders
         orders.release()
         assert not any(waiter.result().was_built for waiter in waiters[2:])
     assert builder.result()
+
+
+def test_a_brought_lockfile_that_fails_leaves_nothing_in_force(world: World, orders: Orders, tmp_path: Path) -> None:
+    """A build of a caller's own lockfile that fails is that caller's failure: others solve, and are told nothing."""
+    (tmp_path / "elsewhere").mkdir()
+    elsewhere = make_world(tmp_path / "elsewhere")
+    (elsewhere.orders / "version").write_text("2.0", encoding="utf-8")
+    brought = elsewhere.manager().lock(SPEC)
+    orders.fail(Corrupt("a package of the lockfile does not match its hash"))
+    with pytest.raises(Corrupt):
+        create(world, lock_text=brought)
+    assert records.read_failure(world.layout, SPEC.name) is None
+    assert records.read_lockfile(world.layout, SPEC.name, "linux-64") is None
+    orders.withdraw("fail")
+    create(world)
+    assert Path(world.layout.publication(SPEC.name), "share", "numpy").read_text("utf-8") == "numpy 1.0\n"
+
+
+def test_doctor_takes_no_name_for_foreign_that_is_made_meanwhile(world: World) -> None:
+    """What is published while doctor looks is judged as it is at that moment, and never quarantined."""
+    create(world)
+
+    def observer(step: Step, point: str) -> None:
+        if (step, point) == (Step.PUBLISH, "changed"):
+            world.manager().examine(only="envs", quarantine=True)
+
+    with observed(observer):
+        world.manager().ensure(OTHER).lease.close()
+    assert set(publication.published(world.layout)) == {SPEC.name, OTHER.name}
+    (world.layout.envs / "foreign").mkdir()
+    assert [finding.status for finding in world.manager().examine(only="envs", quarantine=True)] == ["warning"]
+    assert publication.foreign(world.layout) == ()
