@@ -145,8 +145,15 @@ def acquire(root: str, word: str, patience_s: float = PATIENCE_S) -> "Lease | No
         name, build_id = found
         fd = _lock_shared(lease_path(root, build_id))
         if fd >= 0:
-            if resolve(root, word) == found:
-                return Lease(root, name, build_id, fd)
+            # A build's id may be used again once nothing of it is on disk. So a reader that was stopped around its lock
+            # can hold the lease of a deleted build while the name leads to a new one of the same id: the file must be
+            # the one that stands there after the name was found to lead to it.
+            try:
+                if resolve(root, word) == found and _is_at(fd, lease_path(root, build_id)):
+                    return Lease(root, name, build_id, fd)
+            except BaseException:
+                os.close(fd)
+                raise
             os.close(fd)
         now = time.monotonic()
         if not deadline:
@@ -190,19 +197,23 @@ def _lock_shared(path: str) -> int:
         raise _not_readable(path) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        # A build's id may be used again once nothing of it is on disk. So a reader that was stopped between open and
-        # lock can hold the lease of a deleted build while the name leads to a new one of the same id.
-        is_there = os.fstat(fd).st_nlink > 0
     except BlockingIOError:
         os.close(fd)
         return _HELD
     except BaseException:
         os.close(fd)
         raise
-    if not is_there:
-        os.close(fd)
-        return _ABSENT
     return fd
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """Tell whether an open file is the one that stands at `path`."""
+    try:
+        there = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    here = os.fstat(fd)
+    return (here.st_ino, here.st_dev) == (there.st_ino, there.st_dev)
 
 
 def _not_readable(path: str) -> PermissionRefused:

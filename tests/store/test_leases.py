@@ -8,13 +8,15 @@ import select
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from fakes.processes import Forked, gates
 from fakes.worlds import begin, digest_of, name_of, open_descriptors
 
-from envmgr import ready
+from envmgr import fsio, ready
 from envmgr.errors import Corrupt, EnvironmentInUse, PermissionRefused
+from envmgr.fsio import Step
 from envmgr.store import leases, publication, sweep, usage
 from envmgr.store.layout import Layout
 
@@ -24,7 +26,7 @@ AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become an
 
 HOLDER = """
 import os, subprocess, sys
-from envmgr import ready
+from envmgr import fsio, ready
 root, name = sys.argv[1:]
 lease = ready.acquire(root, name)
 child = subprocess.Popen(["cat"], pass_fds=[lease.fileno()])
@@ -163,6 +165,46 @@ def test_a_reused_build_id_is_not_mistaken_for_the_old_build(layout: Layout) -> 
     build_id, is_in_use = Forked(lambda: _acquired_while("fcntl.flock", overtake, layout)).result()
     assert publication.current(layout, NAME) == build_id
     assert is_in_use
+
+
+def test_a_reader_that_locked_a_build_in_the_trash_starts_over(layout: Layout) -> None:
+    """A lease that was locked while its build lay in the trash does not count for the next build of the same id."""
+    publish(layout)
+    old = publication.current(layout, NAME)
+    assert old is not None
+    left = [True]  # emptied before the work, which is done by forked processes with the same hooks
+    trash: list[Path] = []
+
+    def take_away_undeleted() -> Path | None:
+        assert publication.unpublish(layout, NAME, old)
+        with leases.exclusive(layout.build(old)) as is_granted:
+            assert is_granted
+            return sweep.to_trash(layout, old)
+
+    def before_the_lock(event: str, _: tuple[object, ...]) -> None:
+        if event == "fcntl.flock" and left:
+            left.clear()
+            moved = Forked(take_away_undeleted).result()
+            assert moved is not None
+            trash.append(moved)
+
+    def before_the_second_look(frame: FrameType, event: str, _: object) -> None:
+        # By now the lease is locked, and every check of the lock itself is done.
+        if event == "call" and frame.f_code is ready.resolve.__code__ and trash and trash[0].exists():
+            fsio.delete_tree(Step.DELETE, trash[0])
+            Forked(lambda: publish(layout)).result()
+
+    def read() -> tuple[str, bool]:
+        sys.addaudithook(before_the_lock)
+        sys.setprofile(before_the_second_look)
+        lease = acquire(layout)
+        sys.setprofile(None)
+        assert not trash[0].exists()
+        with leases.exclusive(layout.build(lease.build_id)) as is_granted:
+            return lease.build_id, not is_granted
+
+    assert Forked(read).result() == (old, True)
+    assert publication.current(layout, NAME) == old
 
 
 def _acquired_while(event: str, overtake: object, layout: Layout) -> tuple[str, bool]:
