@@ -21,7 +21,7 @@ def remove(
     context: typer.Context,
     x: options.Environment,
     when_free: Annotated[
-        bool, typer.Option("--when-free", help="Take the name away now, delete the files when nobody uses them.")
+        bool, typer.Option("--when-free", help="Take the name away now; its files go when nobody uses them.")
     ] = False,
     forget: Annotated[bool, typer.Option("--forget", help="Drop its lockfile, pin and failure, too.")] = False,
     timeout: options.Timeout = None,
@@ -31,7 +31,8 @@ def remove(
     """Remove an environment, or drop an alias.
 
     FILE or NAME removes the environment, ALIAS drops the alias and nothing else. An environment in use is not
-    removed: exit code 7, naming the processes. Its lockfile stays, so that create makes the same environment again.
+    removed: exit code 7, naming the processes; with --when-free only its files stay, until the first create of that
+    name, or gc, after the last of them has ended. Its lockfile stays, so that create makes the same environment again.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
@@ -53,7 +54,9 @@ def remove(
         call.say(f"{name} is removed")
     else:
         whom = ", ".join(map(str, removed.users)) or "somebody"
-        call.say(f"{name} is removed; its files stay until {whom} has ended")
+        call.say(
+            f"{name} is removed; its files stay while {whom} runs, and the next create or gc after that frees them"
+        )
     call.answer(
         {
             "name": name,
