@@ -51,6 +51,8 @@ UNSET_MARK = "***unset***"
 _LIST_MARK = "/envmgr-was-here"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SHELL_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "BASH_ENV", "ENV"})
+_STEERS_SHELLS = frozenset({"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PS4"})
+"""By what a variable of a spec would run commands of its own in the shell; in the activation itself they stay."""
 
 _SOURCE_ALL = """\
 _envmgr_out=$1; _envmgr_env=$2; shift 2
@@ -162,7 +164,8 @@ class _Scripts:
         with tempfile.TemporaryDirectory(prefix="envmgr-activation-") as scratch:
             home = Path(scratch, "home")
             home.mkdir()
-            environ = {**apply(before, base), "HOME": str(home), "TMPDIR": str(home)}
+            inside = {key: value for key, value in apply(before, base).items() if key not in _STEERS_SHELLS}
+            environ = {**inside, "HOME": str(home), "TMPDIR": str(home)}
             old, new = self._source(environ, Path(scratch), is_first=True)
             lists = [key for key in new if key != "PATH" and old.get(key) != new[key] and _is_list(key, new[key])]
             marked: dict[str, str] = {}

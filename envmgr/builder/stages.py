@@ -35,8 +35,6 @@ from envmgr.model import LockedPackage, Lockfile
 from envmgr.wire import BuildRequest, BuildResult
 
 LOCKFILE_NAME = "conda-lock.yml"
-_PRIVATE_VARIABLES = ("UV_", "PIP_", "LD_", "DYLD_")
-_PRIVATE_NAMES = frozenset({"PATH", "HOME", "CONDA_PREFIX", families.MARK})
 
 
 def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Callable[[str], None]) -> BuildResult:
@@ -235,7 +233,7 @@ class _Build:
                 network=request.network,
                 uv_cache=self._uv_cache(),
                 exclude_newer=request.exclude_newer,
-                environ=_for_builds(request.variables),
+                environ=dict(request.variables),
                 run=self._run,
                 report=self._report,
             )
@@ -255,7 +253,7 @@ class _Build:
                 network=request.network,
                 uv_cache=self._uv_cache(),
                 is_fresh=request.validate_packages,
-                environ=_for_builds(request.variables),
+                environ=dict(request.variables),
                 run=self._run,
                 report=self._report,
             )
@@ -380,15 +378,6 @@ def _mismatch(unmet: Sequence[str]) -> LockfileMismatch:
 
 def _conda(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
     return tuple(package for package in packages if package.manager == "conda")
-
-
-def _for_builds(variables: Sequence[tuple[str, str]]) -> dict[str, str]:
-    """Return the spec's variables that a build from source may see; none that steers the tools themselves."""
-    return {
-        name: value
-        for name, value in variables
-        if name not in _PRIVATE_NAMES and not name.startswith(_PRIVATE_VARIABLES)
-    }
 
 
 def _import_conda_lock() -> None:

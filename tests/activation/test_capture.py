@@ -157,6 +157,16 @@ def test_nothing_of_the_caller_gets_in(prefix: Path, monkeypatch: pytest.MonkeyP
     assert "CACHE" in warnings[0]
 
 
+def test_a_variable_runs_nothing_while_scripts_are_captured(prefix: Path, tmp_path: Path) -> None:
+    """A spec's BASH_ENV, which bash expands, is kept for programs, and not the builder's shell's to obey."""
+    _script(prefix, "a.sh", "export SEEN=1\n")
+    value = f"$(touch {tmp_path / 'ran'})"
+    capture(prefix, prefix.parent.parent, [("BASH_ENV", value), ("ENV", value)])
+    assert not (tmp_path / "ran").exists()
+    environ = _environ(prefix)
+    assert (environ["SEEN"], environ["BASH_ENV"], environ["ENV"]) == ("1", value, value)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])
 def test_a_broken_declaration_names_its_file(prefix: Path, text: str) -> None:
     """A package's env_vars.d file that is not a JSON object fails the build and is named."""

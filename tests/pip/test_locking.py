@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from package_index import Index, Prefix, source_tree
@@ -44,6 +47,7 @@ class Solver:
         options: tuple[tuple[str, str], ...] = (),
         network: Network = QUICK,
         exclude_newer: str | None = None,
+        environ: Mapping[str, str] = MappingProxyType({}),
         **settings: object,
     ) -> Locked:
         return pip.lock(
@@ -53,6 +57,7 @@ class Solver:
             network=network,
             uv_cache=self.uv_cache,
             exclude_newer=exclude_newer,
+            environ=environ,
             report=self.events.append,
         )
 
@@ -196,11 +201,11 @@ def test_a_url_or_commit_needs_to_be_allowed_too(solve: Solver, index: Index, tm
             solve(line, allow_sdists=())
 
 
-def _repository(tmp_path: Path) -> tuple[str, str]:
+def _repository(tmp_path: Path, told: str = "") -> tuple[str, str]:
     path = tmp_path / "repository"
     path.mkdir()
     for member, text in source_tree("tool", "3.0").items():
-        (path / member).write_text(text)
+        (path / member).write_text(told + text if member.endswith(".py") else text)
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", path, "-c", "user.name=x", "-c", "user.email=x@example.org", *arguments]
@@ -409,6 +414,49 @@ def test_nothing_of_the_callers_configuration_counts(
     index.wheel("alpha", "1.0")
     index.wheel("alpha", "2.0b1")
     assert versions(solve("alpha")) == {"alpha": "1.0"}
+
+
+def test_a_specs_variables_steer_no_tool(solve: Solver, index: Index, tmp_path: Path) -> None:
+    """Whatever a spec sets, uv and git use the settings' own, and run nothing that the spec names."""
+    ran = tmp_path / "ran"
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\necho run >{ran}\nexit 1\n")
+    program.chmod(0o755)
+    config = tmp_path / "git" / "config"
+    config.parent.mkdir()
+    config.write_text(f"[core]\n\tsshCommand = {program}\n")
+    index.wheel("alpha", "1.0")
+    repository, _ = _repository(tmp_path)
+    nowhere = "http://127.0.0.1:1"
+    steering = {
+        **dict.fromkeys(("GIT_SSH_COMMAND", "GIT_SSH", "GIT_PROXY_COMMAND", "GIT_EXEC_PATH", "BASH_ENV"), str(program)),
+        **dict.fromkeys(("ENV", "SSH_ASKPASS", "GIT_ASKPASS", "SHELL", "PYTHONSTARTUP"), str(program)),
+        **dict.fromkeys(("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "All_Proxy", "ALL_PROXY", "all_proxy"), nowhere),
+        **dict.fromkeys(("SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "NETRC", "TMPDIR"), "/none-such"),
+        **dict.fromkeys(("PATH", "HOME", "PYTHONHOME", "UV_CACHE_DIR", "CONDA_PREFIX"), "/none-such"),
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "core.sshCommand",
+        "GIT_CONFIG_VALUE_0": str(program),
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "UV_OFFLINE": "1",
+    }
+    locked = solve("alpha", f"tool @ git+{repository}@main", environ=steering)
+    assert versions(locked) == {"alpha": "1.0", "tool": "3.0"}
+    with pytest.raises((ChannelError, NetworkError)):
+        solve("other @ git+ssh://git@127.0.0.1:1/other.git", environ=steering)
+    assert not ran.exists()
+
+
+def test_a_compiler_gets_the_specs_variables(solve: Solver, tmp_path: Path) -> None:
+    """What builds from source are told by (compilers, flags, places of libraries) reaches them."""
+    wanted = {"CC": "gcc-12", "CFLAGS": "-O1", "LDFLAGS": "-s", "CUDA_HOME": "/cuda", "PKG_CONFIG_PATH": "/pc"}
+    seen = tmp_path / "seen.json"
+    told = f"import json, os\njson.dump(dict(os.environ), open({str(seen)!r}, 'w'))\n"
+    repository, _ = _repository(tmp_path, told)
+    solve(f"tool @ git+{repository}", environ={**wanted, "LD_PRELOAD": "x"})
+    environ = json.loads(seen.read_text())
+    assert {name: environ.get(name) for name in wanted} == wanted
+    assert "LD_PRELOAD" not in environ
 
 
 def test_a_proxy_is_used(solve: Solver, index: Index) -> None:

@@ -3,6 +3,10 @@
 Everything that uv may know is in the variables that are made here; nothing secret is on a command line, which every
 user of the machine can read. Indexes, proxies and credentials go in as ``UV_…``, ``…_PROXY`` and ``NETRC``.
 
+A spec's variables are for builds from source (compilers, flags, where libraries are). Those by which uv, git, ssh, TLS,
+a shell or an interpreter could be steered are left out, and what is made here wins over all others: credentials,
+authorities and proxies come from the settings alone.
+
 A mirror of the settings stands in for the URL prefix that it mirrors, here: the first one only, since uv knows no
 fail-over. What comes back (in a solution) is turned into the canonical URL again, so that lockfiles do not depend on
 who was asked.
@@ -43,6 +47,20 @@ from envmgr.wire import Network, PipSettings
 
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MESSAGE_MAX_CHARS = 6000
+_STEERING_PREFIXES = (
+    "UV_", "PIP_", "PYTHON", "CONDA_", "MAMBA_", "RATTLER_", "ENVMGR_", "VIRTUAL_ENV",
+    "GIT_", "SSH_", "XDG_",  # git reads its configuration below XDG_CONFIG_HOME, too
+    "SSL", "CURL_", "REQUESTS_", "NETRC", "KRB5", "AWS_", "HF_", "GOOGLE_APPLICATION_",
+    "LD_", "DYLD_", "BASH", "GLIBC_", "MALLOC_",
+)  # fmt: skip
+_STEERING_SUFFIXES = ("_PROXY", "_CA_BUNDLE")
+_STEERING_NAMES = frozenset(
+    {
+        "PATH", "HOME", "TMPDIR", "TMP", "TEMP", "ENV", "SHELL", "SHELLOPTS", "IFS", "PS4", "CDPATH", "RUST_LOG",
+        "OPENSSL_CONF", "OPENSSL_ENGINES", "OPENSSL_MODULES", "GCONV_PATH", "LOCPATH", "HOSTALIASES", "LOCALDOMAIN",
+        "RES_OPTIONS",
+    }
+)  # fmt: skip
 
 
 class Runner(Protocol):
@@ -114,7 +132,10 @@ def prepared(
     run: Runner,
     report: Reporter,
 ) -> Iterator[Uv]:
-    """Make what uv needs to run for `prefix`, and take it away at the end."""
+    """Make what uv needs to run for `prefix`, and take it away at the end.
+
+    Of `environ`, a spec's variables, builds from source see what steers no tool; see the module.
+    """
     options = translate(settings.options)
     mirrors = tuple((prefix_, found[0]) for prefix_, found in network.mirrors if found)
     with tempfile.TemporaryDirectory(prefix="envmgr-pip-") as directory:
@@ -124,8 +145,8 @@ def prepared(
         if network.netrc_file:
             (home / ".netrc").symlink_to(network.netrc_file)  # for git, which looks nowhere else
         variables = {
+            **_for_builds(environ),
             **_base(prefix, home, uv_cache),
-            **environ,
             **_network(network),
             **_indexes(settings, options, mirrors),
         }
@@ -133,6 +154,16 @@ def prepared(
         if hosts:
             variables["UV_INSECURE_HOST"] = " ".join(hosts)
         yield Uv(prefix, scratch, variables, options, mirrors, run, report)
+
+
+def _for_builds(variables: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in _STEERING_NAMES
+        and not name.startswith(_STEERING_PREFIXES)
+        and not name.upper().endswith(_STEERING_SUFFIXES)  # programs read proxies in either case
+    }
 
 
 def _base(prefix: Path, home: Path, uv_cache: Path) -> dict[str, str]:
