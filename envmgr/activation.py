@@ -81,6 +81,19 @@ def load(path: "str | os.PathLike[str]") -> "tuple[Change, ...]":
     return parse(data, os.fspath(path))
 
 
+def of_build(build_dir: str, name: str) -> "tuple[Change, ...]":
+    """Return the changes of a build of the environment `name`; `Corrupt`, with its repair, where they are not whole."""
+    path = f"{build_dir}/{FILE_NAME}"
+    hint = f"envmgr repair {name}"
+    try:
+        return load(path)
+    except Corrupt as error:
+        error.hint = hint
+        raise
+    except OSError as error:
+        raise Corrupt(f"cannot read {path}: {error.strerror}", hint=hint, path=path) from error
+
+
 def apply(changes: "Iterable[Change]", environ: "Mapping[str, str]") -> "dict[str, str]":
     """Return `environ` as it is inside the environment; the argument stays as it is."""
     result = dict(environ)

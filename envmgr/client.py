@@ -134,7 +134,7 @@ class Environment:
         return {**options, "env": self.environ(base), "pass_fds": inherited}
 
     def _changes(self) -> "tuple[tuple[str, str, str], ...]":
-        return activation.load(f"{self._lease.build_dir}/{activation.FILE_NAME}")
+        return activation.of_build(self._lease.build_dir, self._lease.name)
 
 
 def ensure(

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from envmgr.events import Event
 
 _OPTIONS = ("env", "spec", "root")
+_NOT_FOUND = 127
+_NOT_EXECUTABLE = 126
 
 
 def main() -> "NoReturn":
@@ -39,6 +41,10 @@ def main() -> "NoReturn":
     except EnvmgrError as error:
         sys.stderr.write(f"envmgr-python: {error}\n")
         sys.exit(error.exit_code)
+    except OSError as error:
+        where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        sys.stderr.write(f"envmgr-python: {where}{error.strerror or error}\n")
+        sys.exit(EnvmgrError.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -98,7 +104,10 @@ def _tell(event: "Event") -> None:
 
 
 def become(environment: "Environment", arguments: "list[str]") -> "NoReturn":
-    """Replace this process by the environment's interpreter, which then holds the lease."""
+    """Replace this process by the environment's interpreter, which then holds the lease.
+
+    One that cannot be executed ends the process as in a shell: 127 where a file is missing, else 126.
+    """
     python = environment.python
     if python is None:
         raise UsageError(f"{environment.name} has no interpreter", hint="add python to its spec, or use envmgr run")
@@ -106,4 +115,10 @@ def become(environment: "Environment", arguments: "list[str]") -> "NoReturn":
     variables = environment.environ()
     variables.pop("PYTHONHOME", None)
     variables.setdefault("PYTHONNOUSERSITE", "1")
-    os.execve(python, [str(python), *arguments], variables)  # noqa: S606 - that is the purpose
+    try:
+        os.execve(python, [str(python), *arguments], variables)  # noqa: S606 - that is the purpose
+    except OSError as error:
+        # ENOENT, too, where the file is there, but what it names as its loader is not.
+        is_missing = isinstance(error, (FileNotFoundError, NotADirectoryError))
+        sys.stderr.write(f"envmgr-python: cannot execute {python}: {error.strerror}\n")
+        sys.exit(_NOT_FOUND if is_missing else _NOT_EXECUTABLE)

@@ -110,6 +110,17 @@ class TestRun:
         answer = cli.run("run", name, "--", "cat", "/proc/self/status")
         assert {int(line.split()[1], 16) & standard for line in answer.out.splitlines() if line[:6] in kinds} == {0}
 
+    def test_damaged_variables(self, cli: Cli) -> None:
+        """A build whose file of changes is cut off or gone is corrupt, and the hint names the repair."""
+        record = cli("create", cli.spec(), "--json").record
+        changes = Path(record["prefix"]).parents[1] / "activation"
+        changes.write_bytes(changes.read_bytes()[:-1])
+        for _ in range(2):
+            for words in (["run", record["name"], "--json", "--", "true"], ["shell-hook", record["name"], "--json"]):
+                answer = cli.run(*words)
+                assert (answer.code, answer.record["error"]["hint"]) == (12, f"envmgr repair {record['name']}")
+            changes.unlink(missing_ok=True)
+
 
 class TestShellHook:
     def test_unknown_ends_without_output(self, cli: Cli) -> None:

@@ -13,7 +13,7 @@ from envmgr import activation, ready
 from envmgr.cli import options, output, shell
 from envmgr.cli.call import Call, is_file
 from envmgr.cli.commands import make
-from envmgr.errors import Corrupt, UsageError
+from envmgr.errors import UsageError
 
 if TYPE_CHECKING:
     from envmgr.ready import Lease
@@ -49,7 +49,7 @@ def run(
         raise UsageError("run does not read a spec from standard input, which is the command's", hint="name a file")
     lease = _lease(call, x, timeout_s)
     try:
-        environ = activation.apply(_changes(lease), os.environ)
+        environ = activation.apply(activation.of_build(lease.build_dir, lease.name), os.environ)
         lease.bequeath()
         _become(command, environ)
     except (FileNotFoundError, NotADirectoryError):
@@ -74,14 +74,6 @@ def _lease(call: Call, word: str, timeout_s: float | None) -> Lease:
         return lease
     _, ensured = make.ensure(call, call.document(word), timeout_s=timeout_s)
     return ensured.lease
-
-
-def _changes(lease: Lease) -> tuple[activation.Change, ...]:
-    path = f"{lease.build_dir}/{activation.FILE_NAME}"
-    try:
-        return activation.load(path)
-    except OSError as error:
-        raise Corrupt(f"cannot read {path}: {error.strerror}", hint=f"envmgr repair {lease.name}") from error
 
 
 def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
@@ -119,7 +111,7 @@ def shell_hook(
         raise call.not_found(x)
     try:
         script = shell.lease_script(lease.build_id, ready.lease_path(lease.root, lease.build_id))
-        script += activation.script(_changes(lease))
+        script += activation.script(activation.of_build(lease.build_dir, lease.name))
         record = {
             "name": lease.name,
             "path": lease.path,
