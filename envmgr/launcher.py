@@ -10,6 +10,9 @@ that pid, descriptors, limits and exit status are the caller's own business as w
 inherited descriptor: it ends with the interpreter. ``PYTHONNOUSERSITE=1`` unless the caller has set it, and
 ``PYTHONHOME`` is dropped. Nothing is ever written to standard output, which belongs to the program.
 
+SIGINT, SIGTERM and SIGHUP while something is built take it down and then end the process (130, 143, 129); before the
+interpreter starts, they are again what they were.
+
 Started bare (``-I -S``) by ``scripts/envmgr-python``; where something has to be built, site-packages are added then.
 """
 
@@ -45,8 +48,8 @@ def main() -> "NoReturn":
         where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
         sys.stderr.write(f"envmgr-python: {where}{error.strerror or error}\n")
         sys.exit(EnvmgrError.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except KeyboardInterrupt as error:
+        sys.exit(128 + getattr(error, "number", 2))  # a signal that came while something was built, or else SIGINT
 
 
 def split(arguments: "list[str]") -> "tuple[dict[str, str], list[str]]":
@@ -78,11 +81,19 @@ def _ensure(options: "Mapping[str, str]", environ: "Mapping[str, str]") -> "Envi
             return ensure(path, root=root, create=False)
         except (EnvironmentNotFound, ImportError):  # not there, or not seen before and there is no YAML under -S
             _add_site_packages()
-        return ensure(path, root=root, on_progress=_tell if sys.stderr.isatty() else None)
+        return _made(path, root)
     raise UsageError(
         "both an environment and a spec are given" if word and file else "no environment is given",
         hint="ENVMGR_ENV=NAME|ALIAS, ENVMGR_SPEC=FILE, or the first argument --envmgr-env=… or --envmgr-spec=…",
     )
+
+
+def _made(path: str, root: "str | None") -> "Environment":
+    """Build what is not there; a signal that ends this process takes what it builds down first."""
+    from envmgr.interruption import signals_raise  # noqa: PLC0415 - the ready path does without
+
+    with signals_raise():
+        return ensure(path, root=root, on_progress=_tell if sys.stderr.isatty() else None)
 
 
 def _no_path(word: str) -> str:

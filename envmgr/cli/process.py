@@ -18,8 +18,7 @@ import os
 import select
 import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, cast
 
 import typer
@@ -28,23 +27,14 @@ from envmgr.cli import output, shapes
 from envmgr.cli.app import command
 from envmgr.cli.call import Globals
 from envmgr.errors import Cancelled, EnvmgrError, UsageError
+from envmgr.interruption import Interrupted, signals_raise
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from envmgr.ports import Backend
 
 _SIGPIPE_EXIT_CODE = 128 + signal.SIGPIPE
 # The parent of all usage errors in click, which newer versions of Typer carry a copy of.
 _TyperUsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
-
-
-class Interrupted(KeyboardInterrupt):
-    """A signal asked this process to end."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = None) -> int:
@@ -55,7 +45,7 @@ def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = No
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = Globals(backend=backend)
     is_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
-    with _signals_raise():
+    with signals_raise():
         try:
             return _run(words, given)
         except BaseException as error:  # noqa: BLE001 - the one place where every error becomes an exit code
@@ -73,30 +63,6 @@ def _run(words: list[str], given: Globals) -> int:
             return command().invoke(context) or 0
     except typer.Exit as end:
         return end.exit_code
-
-
-@contextlib.contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Let signals raise `Interrupted`, once, for the length of the block; ignored ones stay ignored (nohup)."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        for other in before:
-            signal.signal(other, signal.SIG_IGN)
-        raise Interrupted(number)
-
-    before = {number: signal.getsignal(number) for number in numbers}
-    before = {number: handler for number, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _fail(error: BaseException, given: Globals, *, is_json: bool) -> int:
