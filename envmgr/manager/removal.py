@@ -40,7 +40,8 @@ def remove(
     """Remove the environment `name` from this host, whatever its aliases (they stay, and lead nowhere).
 
     In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now, and the files are swept by whoever
-    builds that name or collects after the last user is gone. The lockfile in force stays, so that a later create makes the same environment, unless `forget`.
+    builds that name or collects after the last user is gone. The lockfile in force stays, so that a later create makes
+    the same environment, unless `forget`.
     Raises `EnvironmentNotFound`.
     """
     with locked(context, name, limit, report):
