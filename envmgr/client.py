@@ -150,8 +150,9 @@ def ensure(
 ) -> Environment:
     """Return the environment of `spec`, ready and leased; build it on this host if it is not there.
 
-    With ``create=False`` nothing is built. `alias` is set to the environment (`AliasTaken` when it stands for another).
-    `timeout_s` bounds waiting and building. `on_progress` gets an `envmgr.events.Event` now and then, from this thread.
+    With ``create=False`` nothing is built. `alias` is set to the environment; when it stands for another, `AliasTaken`
+    before anything is built. `timeout_s` bounds waiting and building. `on_progress` gets an `envmgr.events.Event` now
+    and then, from this thread.
 
     Blocks. Raises `InvalidSpec` (with ``problems``), `EnvironmentNotFound` for a name or alias that is not there, and
     every other `EnvmgrError`; where ``is_transient`` is true, the same call may succeed later.
@@ -173,13 +174,13 @@ def ensure(
             return _with_alias(Environment(lease), alias, store)
     parsed = parse(spec, text, source)
     environment = _ensure_parsed(
-        parsed, store, create=create, timeout_s=timeout_s, retry=retry, on_progress=on_progress,
+        parsed, store, create=create, alias=alias, timeout_s=timeout_s, retry=retry, on_progress=on_progress,
         is_cancelled=is_cancelled,
     )  # fmt: skip
     # Of many that waited for one build, the first remembers for all.
     if key is not None and not parsed.has_includes and ready.seen_name(store, key) != parsed.name:
         _remember(store, key, parsed.name)
-    return _with_alias(environment, alias, store)
+    return environment
 
 
 def _ensure_parsed(
@@ -187,6 +188,7 @@ def _ensure_parsed(
     store: str,
     *,
     create: bool,
+    alias: "str | None",
     timeout_s: "float | None",
     retry: bool,
     on_progress: "Callable[[Event], None] | None",
@@ -194,14 +196,16 @@ def _ensure_parsed(
 ) -> Environment:
     lease = ready.acquire(store, spec.name)
     if lease is not None:
-        return Environment(lease)
+        return _with_alias(Environment(lease), alias, store)
     if not create:
         raise EnvironmentNotFound(f"{spec.name} is not in {store}", hint="create=True builds it")
     # What can build costs a tenth of a second to import; nobody whose environment is ready pays for it.
-    from envmgr import events, wiring  # noqa: PLC0415
+    from envmgr import events, names, wiring  # noqa: PLC0415
 
+    # With the alias, so that one that cannot be had is refused before the build and not after it.
     ensured = wiring.manager(store).ensure(
         spec,
+        alias=None if alias is None else names.alias(alias),
         timeout_s=timeout_s,
         retry=retry,
         report=on_progress or events.ignore,
