@@ -131,6 +131,18 @@ def make_directory(step: Step, path: Path, *, mode: int = 0o755, parents: bool =
     _reach(step, "after")
 
 
+def set_directory_mode(step: Step, path: Path, mode: int) -> None:
+    """Give a directory of our own exactly `mode`; a symbolic link, and what belongs to others, stays as it is."""
+    _reach(step, "before")
+    status = path.lstat()
+    is_ours = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    if is_ours and stat.S_IMODE(status.st_mode) != mode:
+        path.chmod(mode)
+        _reach(step, "changed")
+        sync_directory(path)
+    _reach(step, "after")
+
+
 def link_exclusive(step: Step, target: str, path: Path) -> None:
     """Make the symbolic link `path` -> `target`; `FileExistsError` when anything stands there."""
     _reach(step, "before")

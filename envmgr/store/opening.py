@@ -75,6 +75,10 @@ def _create(layout: Layout, mode: Mode) -> None:
     for directory in layout.directories():
         mode_bits = 0o700 if directory == layout.locks else 0o755
         fsio.make_directory(Step.STORE, directory, mode=mode_bits, parents=True)
+        # Whoever made the directory may have died before he set its mode. Only now: once the store has its owner, the
+        # modes are his. The root may be a directory that he made for it, with a mode that he chose.
+        if directory != layout.root and not layout.owner.exists():
+            fsio.set_directory_mode(Step.STORE, directory, mode_bits)
     check_filesystem(layout)
     document = {"format": FORMAT, "uid": os.geteuid(), "mode": mode}
     # The owner comes last: a store is there when its owner is known. Of two processes that make it at once, the first

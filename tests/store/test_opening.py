@@ -8,11 +8,12 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.processes import Forked, all_results, gates
+from fakes.processes import Died, Forked, all_results, die_now, gates
 from fakes.worlds import observed
 
 from envmgr.errors import Corrupt, EnvmgrError, PermissionRefused, StoreTooNew, UsageError
@@ -68,6 +69,45 @@ def test_a_new_store_has_its_directories_and_an_owner(tmp_path: Path) -> None:
     assert opening.store_id(opening.open_for_writing(root)) == first
     assert opening.owner(opening.open_for_writing(root)) == (os.geteuid(), "service")
     assert opening.open_for_reading(root) == layout
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077], ids=oct)
+def test_a_maker_that_died_before_it_set_a_mode(tmp_path: Path, umask: int) -> None:
+    """Killed between making any directory below the root and setting its mode, a maker leaves the next one no harm."""
+    count = len(Layout(tmp_path).directories())
+    for dies_at in range(1, count):
+        root = tmp_path / str(dies_at)
+
+        def make(root: Path = root, dies_at: int = dies_at) -> None:
+            seen = []
+
+            def hook(event: str, _: tuple[object, ...]) -> None:
+                if event == "os.chmod":
+                    seen.append(event)
+                    if len(seen) > dies_at:
+                        die_now()
+
+            os.umask(umask)
+            sys.addaudithook(hook)
+            opening.open_for_writing(root)
+
+        with pytest.raises(Died):
+            Forked(make).result()
+        assert not Layout(root).owner.exists()
+        layout = opening.open_for_writing(root)
+        modes = {path.name: path.stat().st_mode & 0o777 for path in layout.directories()}
+        assert modes.pop("locks") == 0o700
+        assert set(modes.values()) == {0o755}
+
+
+def test_modes_that_the_owner_chose_stay(tmp_path: Path) -> None:
+    """The mode of a root that was there before the store, and any mode that was set since, is not ours to change."""
+    root = tmp_path / "store"
+    root.mkdir(mode=0o700)
+    layout = opening.open_for_writing(root)
+    layout.builds.chmod(0o750)
+    opening.open_for_writing(root)
+    assert [path.stat().st_mode & 0o777 for path in (root, layout.builds)] == [0o700, 0o750]
 
 
 def test_a_store_made_by_many_at_once_has_one_identity(tmp_path: Path) -> None:
