@@ -42,6 +42,7 @@ from envmgr.backends.processes import Finished
 from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed
 from envmgr.events import Event, Reporter, ignore
+from envmgr.store.orphans import MARK
 
 if TYPE_CHECKING:
     from envmgr.activation import Change
@@ -50,7 +51,7 @@ SCRIPT_TIMEOUT_S = 60.0
 UNSET_MARK = "***unset***"
 _LIST_MARK = "/envmgr-was-here"
 _SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-_SHELL_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "BASH_ENV", "ENV"})
+_SHELL_OWN = frozenset({"_", "SHLVL", "PWD", "OLDPWD", "HOME", "TMPDIR", "LANG", "BASH_ENV", "ENV", MARK})
 _STEERS_SHELLS = frozenset({"BASH_ENV", "ENV", "SHELLOPTS", "BASHOPTS", "PS4"})
 """By what a variable of a spec would run commands of its own in the shell; in the activation itself they stay."""
 
@@ -94,6 +95,8 @@ def capture(
     warnings: list[str] = []
     changes = _always(prefix)
     for key, value in [*_package_variables(prefix), *variables]:
+        if key.upper() == MARK:
+            continue  # a sweep would take the environment's jobs for a build's orphans
         for name in dict.fromkeys((key, key.upper())):
             changes.append(("unset", name, "") if value == UNSET_MARK else ("set", name, value))
     scripts = sorted((prefix / "etc/conda/activate.d").glob("*.sh"), key=lambda path: path.name)

@@ -3,7 +3,8 @@
 A builder's family is found in three ways, because each misses somebody: its descendants (it is a subreaper, so whoever
 loses its own parent becomes its child; but only while it lives), the processes of its session (unless they began one of
 their own), and those with the build's mark in their environment (unless they cleared it). Not found is a process that
-did all three *and* whose parent is gone *and* that outlived the builder.
+did all three *and* whose parent is gone *and* that outlived the builder. Who outlives this very process is found by
+the next sweep (`envmgr.store.orphans`).
 
 The builder itself is not reaped before all others are gone: until then the kernel gives its number to nobody else, and
 the number of its session stays unmistakable. It is stopped first, so that it neither starts nor reaps anything while
@@ -27,8 +28,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-MARK = "ENVMGR_BUILD"
-"""The variable that marks every process of a build; its value is the build's directory."""
+from envmgr.store import orphans
+
+MARK = orphans.MARK
 
 _FIRST_PAUSE_S = 0.002
 _LONGEST_PAUSE_S = 0.05
@@ -38,19 +40,10 @@ _DEAD = frozenset({b"Z", b"X", b"x"})
 
 
 @dataclass(frozen=True, slots=True)
-class _Process:
-    pid: int
-    parent: int
-    session: int
-    started: int
-    is_dead: bool
-
-
-@dataclass(frozen=True, slots=True)
 class _Look:
     """What one look at /proc found: the family without the builder, and whether that stands still or has ended."""
 
-    living: dict[int, _Process]
+    living: dict[int, orphans.Process]
     dead: frozenset[int]
     is_builder_still: bool
     is_builder_dead: bool
@@ -91,7 +84,7 @@ def _end_all_others(builder: int, mark: str, say: Callable[[str], None]) -> None
         if look.confirms(before):
             return
         for member in look.living.values():
-            _kill(member)
+            orphans.kill(member)
         if not is_said and time.monotonic() - began_at > _SAY_AFTER_S:
             is_said = True
             say(f"waiting for processes that do not die: {', '.join(map(str, sorted(look.living or {builder})))}")
@@ -129,8 +122,8 @@ def _states(pid: int) -> set[bytes]:
     return found
 
 
-def _family(builder: int, mark: str) -> dict[int, _Process]:
-    processes = {process.pid: process for process in _processes()}
+def _family(builder: int, mark: str) -> dict[int, orphans.Process]:
+    processes = {process.pid: process for process in orphans.processes()}
     children: dict[int, list[int]] = {}
     for process in processes.values():
         children.setdefault(process.parent, []).append(process.pid)
@@ -140,49 +133,9 @@ def _family(builder: int, mark: str) -> dict[int, _Process]:
         born = children.get(todo.pop(), [])
         todo += born
         found.update(born)
-    found.update(pid for pid in processes if pid not in found and _has_mark(pid, mark))
+    found.update(pid for pid in processes if pid not in found and orphans.has_mark(pid, mark))
     found -= {builder, os.getpid()}
     return {pid: processes[pid] for pid in found if pid in processes}
-
-
-def _processes() -> list[_Process]:
-    return [process for name in os.listdir("/proc") if name.isdigit() and (process := _read(int(name))) is not None]
-
-
-def _read(pid: int) -> _Process | None:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return _Process(pid, int(fields[1]), int(fields[3]), int(fields[19]), is_dead=fields[0] in _DEAD)
-
-
-def _has_mark(pid: int, mark: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"{MARK}={mark}".encode() in file.read().split(b"\0")
-    except OSError:
-        return False
-
-
-def _kill(process: _Process) -> None:
-    """Kill exactly this process, not another that has got its number since."""
-    try:
-        fd = os.pidfd_open(process.pid)
-    except ProcessLookupError:
-        return
-    except OSError:  # a kernel before 5.3
-        _send(process.pid, signal.SIGKILL)
-        return
-    try:
-        now = _read(process.pid)
-        if now is not None and now.started == process.started:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    finally:
-        os.close(fd)
 
 
 def _send(pid: int, number: signal.Signals) -> None:

@@ -19,7 +19,7 @@ from envmgr.errors import InvalidSpec
 from envmgr.fsio import Step
 from envmgr.model import Json
 from envmgr.names import EnvName, is_name
-from envmgr.store import cache, leases, locks, publication, sweep
+from envmgr.store import cache, leases, locks, orphans, publication, sweep
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
@@ -66,7 +66,7 @@ def _leftover_builds(context: Context, *, dry_run: bool) -> Iterator[Collected]:
             continue  # another one takes it away
         with contextlib.ExitStack() as held:
             is_held = all(held.enter_context(locks.try_lock(layout, name)) for name in _names_of(context, build))
-            if is_held and _is_free(context, build) and (dry_run or sweep.discard(layout, build)):
+            if is_held and (_is_free(context, build) if dry_run else sweep.reclaim(layout, build)):
                 yield found
 
 
@@ -82,8 +82,10 @@ def _names_of(context: Context, build: BuildId) -> tuple[EnvName, ...]:
 
 
 def _is_free(context: Context, build: BuildId) -> bool:
-    with leases.exclusive(context.layout.build(build)) as is_granted:
-        return is_granted
+    """Tell whether nobody uses a build but, it may be, what a killed builder left running."""
+    paths = context.layout.build(build)
+    with leases.exclusive(paths) as is_granted:
+        return is_granted or bool(orphans.marked(paths.directory))
 
 
 def _size(context: Context, build: BuildId) -> int:

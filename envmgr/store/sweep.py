@@ -15,7 +15,7 @@ from envmgr import fsio
 from envmgr.fsio import Step
 from envmgr.names import BuildId, EnvName, build_id, is_build_id
 from envmgr.ready import Lease
-from envmgr.store import leases, publication, usage
+from envmgr.store import leases, orphans, publication, usage
 from envmgr.store.layout import Layout
 
 FOREIGN = "foreign-"
@@ -79,6 +79,18 @@ def discard(layout: Layout, build: BuildId) -> bool:
     return True
 
 
+def reclaim(layout: Layout, build: BuildId) -> bool:
+    """Throw a leftover away, after the end of what a killed caller's build left running; tell whether it is gone.
+
+    Under the build lock of its name, and not for a build that is the caller's own. The orphans go first, whether they
+    hold the lease or not: the number of a build that is gone may be given again, and they would write there.
+    """
+    if build in publication.published(layout).values():
+        return False
+    orphans.end_marked(layout.build(build).directory)
+    return discard(layout, build)
+
+
 def to_trash(layout: Layout, build: BuildId) -> Path | None:
     """Move a build to the trash and return where it is, or ``None`` if a name leads to it or a process is inside.
 
@@ -95,9 +107,9 @@ def to_trash(layout: Layout, build: BuildId) -> Path | None:
 
 
 def sweep_name(layout: Layout, digest: str) -> tuple[BuildId, ...]:
-    """Discard every leftover build of one spec; under the build lock of its name. Return what went."""
+    """Reclaim every leftover build of one spec; under the build lock of its name. Return what went."""
     kept = set(publication.published(layout).values())
-    return tuple(build for build in builds_of(layout, digest) if build not in kept and discard(layout, build))
+    return tuple(build for build in builds_of(layout, digest) if build not in kept and reclaim(layout, build))
 
 
 def quarantine(layout: Layout, entry: str) -> Path:

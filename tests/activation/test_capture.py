@@ -13,6 +13,7 @@ from envmgr import activation
 from envmgr.backends.activation import capture
 from envmgr.errors import BuildFailed
 from envmgr.events import Event
+from envmgr.store.orphans import MARK
 
 Captured = Callable[..., dict[str, str]]
 
@@ -165,6 +166,16 @@ def test_a_variable_runs_nothing_while_scripts_are_captured(prefix: Path, tmp_pa
     assert not (tmp_path / "ran").exists()
     environ = _environ(prefix)
     assert (environ["SEEN"], environ["BASH_ENV"], environ["ENV"]) == ("1", value, value)
+
+
+def test_no_job_gets_the_mark_of_a_build(prefix: Path) -> None:
+    """Neither a spec's variables nor a package's, nor a script, can make a job look like a part of a build."""
+    (prefix / "etc/conda/env_vars.d/a.json").write_text(json.dumps({MARK: "/one"}))
+    _script(prefix, "a.sh", f"export SEEN=1 {MARK}=/two\n")
+    capture(prefix, prefix.parent.parent, [(MARK, "/three"), (MARK.lower(), "/four")])
+    environ = _environ(prefix)
+    assert environ["SEEN"] == "1"
+    assert MARK not in environ
 
 
 @pytest.mark.parametrize("text", ["{", "[]", "\xff"])

@@ -19,7 +19,18 @@ from pathlib import Path
 
 import pytest
 from backends.backend_servers import Server, serve
-from whole_hosts import Host, all_of, ended, line_of, processes_of_builds, reap_orphans, write_links, write_wheel
+from demo.packages import fabricate, index
+from whole_hosts import (
+    LIMIT_S,
+    Host,
+    all_of,
+    ended,
+    line_of,
+    processes_of_builds,
+    reap_orphans,
+    write_links,
+    write_wheel,
+)
 
 from envmgr import client, errors
 from envmgr.fsio import Step
@@ -83,6 +94,58 @@ def test_parent_is_killed_in_a_phase(host: Host, channel: Path, phase: str) -> N
     assert len(host.builds()) == 1
     host.check_recovers(spec)
     assert len(host.builds()) == 1
+
+
+_HANGING = """\
+if [ -p "{told}" ]; then
+    (setsid /bin/sh -c 'echo here >"{told}"; exec sleep 3600' >/dev/null 2>&1 &)
+    sleep 3601
+fi
+"""
+
+
+@pytest.mark.parametrize("command", ["create", "gc"])
+def test_what_outlives_a_killed_parent_is_ended(host: Host, tmp_path: Path, command: str) -> None:
+    """A script's grandchild in a session of its own hangs with the lease; whoever comes next kills it, and sweeps."""
+    told = tmp_path / "told"
+    os.mkfifo(told)
+    ear = os.open(told, os.O_RDONLY | os.O_NONBLOCK)
+    host.set(allow_link_scripts=["hanging"])
+    directory = tmp_path / "hanging"
+    fabricate(directory, "hanging", "1.0", files={"bin/.hanging-post-link.sh": _HANGING.format(told=told)})
+    index(directory)
+    spec = host.spec("hanging", channels=[directory.as_uri()])
+    with all_of([host.start("create", spec)]) as (process,):
+        assert select.select([ear], [], [], LIMIT_S)[0]
+        os.close(ear)
+        builder = min(processes_of_builds(host.root))
+        process.kill()
+        ended(process)
+    wait_for_end(builder)
+    orphans = processes_of_builds(host.root)
+    try:
+        assert orphans
+        assert len(host.builds()) == 1
+        told.unlink()
+        if command == "gc":
+            host.ready("gc")
+            assert host.builds() == []
+        record = host.create(spec, "--retry")
+        assert host.builds() == [Path(record["prefix"]).parents[1].name]
+        assert processes_of_builds(host.root) == []
+    finally:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        reap_orphans()
+    host.check_recovers(spec)
+
+
+def wait_for_end(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(pid)
+        assert select.select([fd], [], [], LIMIT_S)[0]
+        os.close(fd)
 
 
 @pytest.mark.parametrize("seed", range(RANDOM_KILLS))
