@@ -169,12 +169,7 @@ class Archives:
             if not package.url.startswith("file://") and not (self._archives / keys[package.name]).exists()
         ]
         if missing:
-            more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-            raise Offline(
-                f"offline mode is on, and {', '.join(missing[:_SHOWN])}{more} would have to be downloaded",
-                hint="the setting offline turns it off; or build once on a host that shares this cache",
-                packages=missing,
-            )
+            raise _offline(missing)
 
     # --------------------------------------------------------------------------------------------------- what is made
 
@@ -201,6 +196,7 @@ class Archives:
                 return
             archive = self._archives / key
             if not await self._is_verified(archive, package):
+                self._refuse_offline([package], {package.name: key})  # it was there, but damaged
                 async with downloads:
                     await self._fetch(package, archive, progress)
             progress.fetched(package)
@@ -235,8 +231,9 @@ class Archives:
         try:
             await self._transport.fetch(package.url, sink)
             if not _matches(package, sink.sha256, sink.md5):
-                # Once more: what a proxy or a broken line has spoilt comes right the second time.
-                await self._transport.fetch(package.url, sink)
+                # Once more, from the next mirror if there is one: what a proxy or a broken line has spoilt comes right
+                # the second time, what a mirror has spoilt does not.
+                await self._transport.fetch(package.url, sink, is_again=True)
             if not _matches(package, sink.sha256, sink.md5):
                 raise _mismatch(package, sink)
             sink.close()
@@ -329,6 +326,15 @@ def _matches(package: LockedPackage, sha256: str, md5: str) -> bool:
     if package.sha256:
         return sha256 == package.sha256.lower()
     return package.md5 is not None and md5 == package.md5.lower()
+
+
+def _offline(missing: Sequence[str]) -> Offline:
+    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
+    return Offline(
+        f"offline mode is on, and {', '.join(missing[:_SHOWN])}{more} would have to be downloaded",
+        hint="the setting offline turns it off; or build once on a host that shares this cache",
+        packages=list(missing),
+    )
 
 
 def _mismatch(package: LockedPackage, sink: Sink) -> Corrupt:

@@ -18,8 +18,11 @@ _REPORT_EVERY_S = 0.1
 class Transport(Protocol):
     """Where bytes come from, and who can unpack them; rattler's is `envmgr.backends.rattler.network.Http`."""
 
-    async def fetch(self, url: str, sink: Sink) -> None:
-        """Write the bytes at `url` into `sink`, from `Sink.restart` on at each try."""
+    async def fetch(self, url: str, sink: Sink, *, is_again: bool = False) -> None:
+        """Write the bytes at `url` into `sink`, from `Sink.restart` on at each try.
+
+        `is_again` says that those of the last time were not what they must be: another place is asked first.
+        """
 
     async def unpack(self, archive: Path, directory: Path) -> None:
         """Unpack `archive`, whose name ends in ``.conda`` or ``.tar.bz2``, into the new `directory`."""

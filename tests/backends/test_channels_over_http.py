@@ -121,6 +121,29 @@ def test_mirrors_stand_in_for_each_other(host: Host, channel: Path, tmp_path: Pa
     assert bad.url not in built.locked[0]
 
 
+def test_a_mirror_with_wrong_bytes_is_not_the_only_one_asked(host: Host, channel: Path) -> None:
+    """What the first mirror serves has another hash: the next one is asked, each of them once."""
+    with serve(channel) as bad, serve(channel) as good:
+        bad.behaviour.change = lambda path, data: data[::-1] if path.endswith(".conda") else data
+        mirrors = (("http://packages.invalid/main", (bad.url, good.url)),)
+        host.build(Channel("main", ("http://packages.invalid/main",)), conda=("tool",), mirrors=mirrors)
+        assert (len(bad.asked_for(".conda")), len(good.asked_for(".conda"))) == (1, 1)
+
+
+def test_a_damaged_archive_is_not_fetched_offline(host: Host, channel: Path) -> None:
+    """Offline, an archive that is there but damaged is named, and its server is not asked."""
+    with serve(channel) as server:
+        text = host.build(server.url, conda=("tool",)).locked[0]
+        (archive,) = (host.packages / "archives").iterdir()
+        archive.write_bytes(b"damaged")
+        for entry in (host.packages / "unpacked").glob("*.ok"):
+            entry.unlink()
+        seen = len(server.requests)
+        with pytest.raises(Offline, match="tool would have to be downloaded"):
+            host.build(server.url, conda=("tool",), lockfile=text, is_offline=True)
+        assert len(server.requests) == seen
+
+
 def test_an_index_comes_from_the_mirror_that_works(host: Host, channel: Path) -> None:
     """A mirror in trouble does not hinder the solve when there is another."""
     with serve(channel) as bad, serve(channel) as good:

@@ -147,13 +147,19 @@ class Http:
     def __init__(self, network: Network) -> None:
         self._network = network
         self._client = client(network, mirrors=False, max_retries=0)
+        self._answered: dict[str, str] = {}
 
-    async def fetch(self, url: str, sink: Sink) -> None:
-        """Write the bytes at `url` into `sink`; `NetworkError` and `ChannelError` after all retries."""
+    async def fetch(self, url: str, sink: Sink, *, is_again: bool = False) -> None:
+        """Write the bytes at `url` into `sink`; `NetworkError` and `ChannelError` after all retries.
+
+        With `is_again` the place that answered the last time with wrong bytes is the last to be asked.
+        """
         if url.startswith("file://"):
             await asyncio.to_thread(_copy, url, sink)
             return
         places = list(candidates(url, self._network))
+        if is_again and (last := self._answered.get(url)) in places:
+            places = [place for place in places if place != last] + [last]
         pause_s = _FIRST_PAUSE_S
         failure: EnvmgrError | None = None
         for turn in range(self._network.max_retries + 1):
@@ -168,6 +174,7 @@ class Http:
                     if not error.is_transient:
                         places.remove(place)
                 else:
+                    self._answered[url] = place
                     return
             if not places:
                 break
