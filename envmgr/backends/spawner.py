@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 
 from envmgr import wire
 from envmgr.backends import families
-from envmgr.errors import BuilderDied, ChannelError, EnvmgrError, NoSpace, TimedOut, from_json
+from envmgr.errors import BuilderDied, EnvmgrError, NoSpace, TimedOut, from_json
 from envmgr.events import Event, Reporter, ignore
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Spawner:
             try:
                 deadline = _Seconds(network.timeout_s + _PROBE_GRACE_S)
                 self.build(request, lease_fd=lease_fd, deadline=deadline, report=ignore, on_locked=lambda _text: None)
-            except (ChannelError, TimedOut, BuilderDied) as error:
+            except EnvmgrError as error:  # whatever it is, it is the answer: one channel's trouble ends no diagnosis
                 return error.message
             finally:
                 os.close(lease_fd)

@@ -277,6 +277,16 @@ def test_probe_tells_what_is_wrong_with_a_channel(channel: Path) -> None:
     assert "bad" in problem
 
 
+def test_probe_tells_of_any_trouble(tmp_path: Path) -> None:
+    """Settings that cannot be used, too, are an answer and no error: here an authentication file that is none."""
+    (tmp_path / "auth.json").write_text("no json")
+    network = Network(auth_file=str(tmp_path / "auth.json"))
+    credentials = Channel("one", ("http://user:password@127.0.0.1:9/one",))
+    problem = Spawner().probe(credentials, network, SUBDIR)
+    assert problem is not None
+    assert "auth.json cannot be read" in problem
+
+
 def test_the_deadline_is_asked_often(host: Host, channel: Path) -> None:
     """While a builder works, the caller's deadline is checked at least five times a second."""
     limit = Limit()
