@@ -1,7 +1,7 @@
 """envmgr keeps conda environments on the hosts of a cluster: one name, one build, the same packages everywhere.
 
-What a runner needs is `ensure`; `name` tells a spec's name without a store; `envmgr.aio` has the same for event loops.
-Importing this package imports nothing third-party.
+What a runner needs is `ensure`; `name` tells a spec's name without a store; ``import envmgr.aio`` has the same for
+event loops. Importing this package imports nothing third-party.
 """
 
 from envmgr.client import Environment, ensure, name

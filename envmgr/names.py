@@ -2,7 +2,8 @@
 
 * An environment's *name* is ``env-`` and the first 16 hexadecimal digits of its spec's SHA-256 (see `envmgr.spec`).
 * An *alias* is a human's name for one: 1 to 128 of ``A-Z a-z 0-9 . _ + -``, beginning with a letter or a digit, and
-  not of the shape of a name (``env-`` followed by hexadecimal digits only), so that the two never need telling apart.
+  not of the shape of a name (``env-`` followed by hexadecimal digits only) nor of a file (ending in ``.yml`` or
+  ``.yaml``), so that the three never need telling apart.
 * A *build id* is one try at making a prefix: ``<first 12 digits of the spec's digest>-<number>``.
 
 This module is on the hot path: it imports only the errors, and tests characters instead of importing ``re``.
@@ -49,7 +50,11 @@ def is_name(text: str) -> bool:
 def is_alias(text: str) -> bool:
     """Tell whether `text` may be an alias."""
     return (
-        0 < len(text) <= ALIAS_MAX_CHARS and text[0] in _ALNUM and _ALIAS.issuperset(text) and not _resembles_name(text)
+        0 < len(text) <= ALIAS_MAX_CHARS
+        and text[0] in _ALNUM
+        and _ALIAS.issuperset(text)
+        and not _resembles_name(text)
+        and not text.endswith((".yml", ".yaml"))
     )
 
 
@@ -88,6 +93,8 @@ def alias(text: str) -> Alias:
         return Alias(text)
     if _resembles_name(text):
         raise UsageError(f"{text!r} cannot be an alias: it looks like an environment's name")
+    if text.endswith((".yml", ".yaml")):
+        raise UsageError(f"{text!r} cannot be an alias: it looks like a file")
     raise UsageError(
         f"{text[: ALIAS_MAX_CHARS + 1]!r} cannot be an alias",
         hint=f"1 to {ALIAS_MAX_CHARS} letters, digits, '.', '_', '+', '-', beginning with a letter or a digit",

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = No
 
     `backend` replaces what builds environments, for programs that bring their own.
     """
+    _open_closed_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     given = Globals(backend=backend)
     is_json = "--json" in words[: words.index("--")] if "--" in words else "--json" in words
@@ -111,6 +112,14 @@ def translated(error: BaseException) -> EnvmgrError:
         hint="this is a defect of envmgr; envmgr --debug … shows where it happened",
         traceback=traceback.format_exception(error),
     )
+
+
+def _open_closed_streams() -> None:
+    """Give a process that was started with a closed output (``>&-``) one that goes nowhere."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - for the life of the process
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
 def _is_output_gone() -> bool:

@@ -46,6 +46,7 @@ def examine(context: Context, *, only: str | None = None, quarantine: bool = Fal
         "clock": lambda: _clock(context),
         "envs": lambda: _foreign(context.layout, quarantine=quarantine),
         "records": lambda: _publications(context.layout),
+        "aliases": lambda: _aliases(context.layout),
         "leases": lambda: _exclusive_holders(context.layout),
         "builds": lambda: _leftovers(context.layout),
         "cache": lambda: _cache(context.layout),
@@ -125,17 +126,27 @@ def _publications(layout: Layout) -> Iterator[Finding]:
         except (Corrupt, StoreTooNew) as error:
             damaged = True
             yield Finding("records", "error", error.message, error.hint)
-    for alias, name in publication.all_aliases(layout).items():
-        if name not in published:
-            yield Finding("aliases", "warning", f"{alias} leads to {name}, which is not there", "envmgr alias remove")
     if not damaged:
         yield Finding("records", "ok", f"{len(published)} environments")
+
+
+def _aliases(layout: Layout) -> Iterator[Finding]:
+    published = publication.published(layout)
+    aliases = publication.all_aliases(layout)
+    dangling = {alias: name for alias, name in aliases.items() if name not in published}
+    for alias, name in dangling.items():
+        yield Finding("aliases", "warning", f"{alias} leads to {name}, which is not there", "envmgr alias remove")
+    if not dangling:
+        yield Finding("aliases", "ok", f"{len(aliases)} aliases")
 
 
 def _exclusive_holders(layout: Layout) -> Iterator[Finding]:
     """Name processes that hold a lease exclusively: a remover does so for milliseconds, nobody else may."""
     leases = [layout.build(build).lease for build in sweep.all_builds(layout)]
-    for path, holders in usage.exclusive_holders(leases).items():
+    found = usage.exclusive_holders(leases)
+    if not found:
+        yield Finding("leases", "ok", "no lease is held exclusively")
+    for path, holders in found.items():
         yield Finding(
             "leases", "warning", f"{path} is held exclusively by {', '.join(str(holder) for holder in holders)}",
             "unless it is removing that environment right now, it keeps all others out: end it",

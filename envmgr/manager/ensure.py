@@ -129,7 +129,7 @@ def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | No
             if given.digest != lock_digest:
                 raise LockfileMismatch(
                     f"{spec.name} was built from lockfile {lock_digest[:16]}, not from {given.digest[:16]}",
-                    hint="envmgr lock prints the one in force; envmgr relock replaces it",
+                    hint="envmgr lock prints the one in force; after remove --forget another can be built",
                 )
     except BaseException:
         lease.close()
@@ -206,7 +206,7 @@ def check_given(context: Context, spec: Spec, lock_text: str, in_force: str | No
         if digest != given.digest:
             raise LockfileMismatch(
                 f"the given lockfile ({given.digest[:16]}) is not the one in force for {spec.name} ({digest[:16]})",
-                hint="envmgr lock prints the one in force; envmgr relock replaces it; remove --forget drops it",
+                hint="envmgr lock prints the one in force; after remove --forget another can be built",
             )
     policy.check_packages(given.packages, context.settings)
     unmet = lockfile.compare(context.settings.conda(spec), context.settings.pip(spec), given).unmet

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from envmgr.errors import Corrupt, EnvironmentNotFound, StoreTooNew
-from envmgr.model import EnvironmentInfo, State, Usage
+from envmgr.model import EnvironmentInfo, Spec, State, Usage
 from envmgr.store import publication, records, usage
 
 if TYPE_CHECKING:
@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 
 
 def list_all(layout: Layout) -> tuple[EnvironmentInfo, ...]:
-    """Return every environment of which the store knows something, sorted by name."""
+    """Return every environment that is ready, damaged, being built, failed or pinned, sorted by name.
+
+    One of which only the spec and the lockfile are kept, for a later create, is not listed; `show` tells of it.
+    """
     builds = publication.published(layout)
     names = sorted({*builds, *records.known_names(layout)})
-    return _describe(layout, names, builds)
+    return tuple(info for info in _describe(layout, names, builds) if info.state != "absent" or info.is_pinned)
 
 
 def show(layout: Layout, name: EnvName) -> EnvironmentInfo:
@@ -63,15 +66,16 @@ def _describe_one(
             record = records.read_record(layout, name, build_id)
         except (Corrupt, StoreTooNew):
             state = "damaged"
+    spec = None if record else _spec(layout, name)
     return EnvironmentInfo(
         name=name,
         state=state,
-        label=record.label if record else None,
+        label=record.label if record else spec.label if spec else None,
         aliases=aliases,
         path=layout.publication(name),
         prefix=layout.build(build_id).prefix(name) if build_id else None,
         build_id=build_id,
-        digest=record.digest if record else None,
+        digest=record.digest if record else spec.digest if spec else None,
         lock_digest=record.lock_digest if record else None,
         machine_class=record.machine_class if record else None,
         created_at=record.created_at if record else None,
@@ -84,8 +88,18 @@ def _describe_one(
     )
 
 
+def _spec(layout: Layout, name: EnvName) -> Spec | None:
+    try:
+        return records.read_spec(layout, name)
+    except (Corrupt, StoreTooNew, OSError):
+        return None
+
+
 def read_log(layout: Layout, name: EnvName) -> str:
-    """Return the log of the published build, or else of the last failure; `EnvironmentNotFound` without either."""
+    """Return the log of the published build, or else of the last failure with what it came to.
+
+    Raises `EnvironmentNotFound` where there is neither.
+    """
     build_id = publication.current(layout, name)
     if build_id is not None:
         try:
@@ -95,4 +109,5 @@ def read_log(layout: Layout, name: EnvName) -> str:
     failure = records.read_failure(layout, name)
     if failure is None:
         raise EnvironmentNotFound(f"there is no build and no failure of {name} in {layout.root}")
-    return failure.log
+    end = f"\n{failure.code}: {failure.message}\n" + (f"hint: {failure.hint}\n" if failure.hint else "")
+    return failure.log + end

@@ -102,11 +102,6 @@ class Manager:
         if os.access(self._layout.by_text, os.W_OK):
             records.remember_text(self._layout, ready.text_key(text), name)
 
-    def find(self, word: str) -> EnvName:
-        """Return the name that a name or alias stands for; `EnvironmentNotFound`."""
-        return removal.find(self.context.root, word)
-
-    @_writes
     def remove(
         self,
         name: EnvName,

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from envmgr import fsio, ready
+from envmgr import fsio
 from envmgr.errors import EnvironmentInUse, EnvironmentNotFound
 from envmgr.events import Reporter
 from envmgr.fsio import Step
@@ -39,6 +39,8 @@ def remove(
 ) -> Removed:
     """Remove the environment `name` from this host, whatever its aliases (they stay, and lead nowhere).
 
+    Of one whose build failed, the failure is what there is to remove.
+
     In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now, and the files are swept by whoever
     builds that name or collects after the last user is gone. The lockfile in force stays, so that a later create makes
     the same environment, unless `forget`.
@@ -46,11 +48,12 @@ def remove(
     """
     with locked(context, name, limit, report):
         removed = _under_lock(context, name, when_free=when_free)
-        if forget:
+        if removed is None and (forget or records.read_failure(context.layout, name) is not None):
             is_known = context.layout.name(name).exists()
+            removed = Removed(name, None, is_deleted=True) if is_known else None
+        records.clear_failure(context.layout, name)
+        if forget:
             records.forget(context.layout, name)
-            if removed is None and is_known:
-                return Removed(name, None, is_deleted=True)
     if removed is None:
         raise EnvironmentNotFound(f"{name} is not in {context.root}", hint="envmgr list shows what is")
     return removed
@@ -95,11 +98,3 @@ def in_use(name: EnvName, users: tuple[Usage, ...]) -> EnvironmentInUse:
         users,
         hint="--when-free takes the name away now and deletes the files when the last of them is gone",
     )
-
-
-def find(root: str, word: str) -> EnvName:
-    """Return the name that a name or alias stands for; `EnvironmentNotFound` for an alias that is not set."""
-    name = ready.resolve_alias(root, word)
-    if name is None:
-        raise EnvironmentNotFound(f"there is no environment or alias {word!r} in {root}", hint="envmgr list shows them")
-    return name

@@ -55,7 +55,9 @@ def relock(
                 f"{name} was made from a lockfile, which leaves nothing to solve",
                 hint="create the environment of another lockfile, or of a spec",
             )
-        lease = ensure.build(context, spec, None, limit=limit, report=report, on_locked=found.append, changes=changes)
+        lease = ensure.build(
+            context, spec, None, limit=limit, report=report, on_locked=found.append, changes=changes, is_shared=False
+        )
         with _swept(context, spec), contextlib.closing(lease):
             new = records.read_record(context.layout, name, lease.build_id)
             before = records.read_record(context.layout, name, old)
@@ -76,7 +78,7 @@ def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporte
         spec = _stored_spec(context, name)
         text = _published_lockfile(context, name, old) or ensure.lockfile_in_force(context, spec)
         lease = ensure.build(
-            context, spec, text, limit=limit, report=report, changes=changes,
+            context, spec, text, limit=limit, report=report, changes=changes, is_shared=False,
             on_locked=lambda text: records.write_lockfile(context.layout, name, context.settings.machine_class, text),
         )  # fmt: skip
         with _swept(context, spec), contextlib.closing(lease):
@@ -120,3 +122,4 @@ def _published(context: Context, name: EnvName) -> BuildId:
 def _replace(context: Context, name: EnvName, old: BuildId, new: BuildId) -> None:
     if not publication.republish(context.layout, name, old, new):
         raise EnvmgrError(f"{name} was changed by somebody else while it was rebuilt", hint="try again")
+    records.clear_failure(context.layout, name)

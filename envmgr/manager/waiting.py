@@ -40,7 +40,7 @@ class TimeLimit:
         if self._until is not None and self._clock.monotonic() >= self._until:
             raise TimedOut(
                 f"not ready within {self._timeout_s:g} s",
-                hint="--timeout (timeout_s) allows more; `envmgr logs` shows how far the build came",
+                hint="--timeout (timeout_s) allows more",
                 timeout_s=self._timeout_s,
             )
 

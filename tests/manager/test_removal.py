@@ -19,7 +19,7 @@ from fakes.processes import Forked, gates
 from fakes.worlds import World, make_world, observed, open_descriptors, spec_of
 
 from envmgr import ready
-from envmgr.errors import AliasTaken, Corrupt, EnvironmentInUse, EnvironmentNotFound, UsageError
+from envmgr.errors import AliasTaken, Corrupt, EnvironmentInUse, EnvironmentNotFound, Unsatisfiable, UsageError
 from envmgr.fsio import TEMPORARY, Step
 from envmgr.names import Alias, BuildId
 from envmgr.store import locks, publication, records, sweep
@@ -211,6 +211,30 @@ def test_relock_under_a_running_user(world: World, orders: Orders) -> None:
     assert Path(world.layout.publication(SPEC.name), "share", "numpy").read_text("utf-8") == "numpy 2.0\n"
 
 
+def test_a_failed_relock_is_nobody_elses_failure(world: World, orders: Orders) -> None:
+    """After a relock that failed, the environment is ready as before, and create after a remove builds it."""
+    create(world)
+    orders.fail(Unsatisfiable("nothing is that old"))
+    with pytest.raises(Unsatisfiable):
+        world.manager().relock(SPEC.name, exclude_newer="2020-01-01T00:00:00Z")
+    orders.withdraw("fail")
+    assert world.manager().show(SPEC.name).failure is None
+    world.manager().remove(SPEC.name)
+    create(world)
+
+
+def test_remove_of_a_failed_one_drops_its_failure(world: World, orders: Orders) -> None:
+    """What failed is listed with its label and log, and remove takes it off the list."""
+    orders.fail(Unsatisfiable("no such package"))
+    with pytest.raises(Unsatisfiable):
+        create(world)
+    (info,) = world.manager().list()
+    assert (info.state, info.label) == ("failed", SPEC.label)
+    assert "unsatisfiable: no such package" in world.manager().log(SPEC.name)
+    world.manager().remove(SPEC.name)
+    assert world.manager().list() == ()
+
+
 def test_a_failed_relock_changes_nothing(world: World, orders: Orders) -> None:
     """When a relock fails, the old environment and the old lockfile stay, and nothing is left of the try."""
     old = create(world)
@@ -381,7 +405,7 @@ def test_doctor_names_who_holds_a_lease_exclusively(world: World) -> None:
         assert str(world.layout.build(build).lease) in finding.message
         end.open()
         holder.result()
-    assert not [found for found in world.manager().examine() if found.check == "leases"]
+    assert [found.status for found in world.manager().examine() if found.check == "leases"] == ["ok"]
 
 
 def test_collect_says_what_it_would_do(tmp_path: Path) -> None:
@@ -440,7 +464,7 @@ def test_pins_need_an_environment(world: World) -> None:
 def test_hostile_words_touch_no_path(world: World, word: str) -> None:
     """What may be neither a name nor an alias is a `UsageError` before any path is made of it."""
     with pytest.raises(UsageError):
-        world.manager().find(word)
+        ready.resolve_alias(str(world.root), word)
 
 
 def test_list_survives_one_damaged_environment(world: World) -> None:

@@ -213,8 +213,8 @@ def _indexes(settings: PipSettings, options: Options, mirrors: tuple[tuple[str, 
     extra = [*options.extra_index_urls, *settings.extra_index_urls]
     links = [*options.find_links, *settings.find_links]
     if not options.has_no_index:
-        if index_url or mirrors:
-            found["UV_DEFAULT_INDEX"] = _moved(index_url or "https://pypi.org/simple", mirrors)
+        if index_url:
+            found["UV_DEFAULT_INDEX"] = _moved(index_url, mirrors)
         if extra:
             found["UV_INDEX"] = " ".join(_moved(url, mirrors) for url in extra)
             found["UV_INDEX_STRATEGY"] = "unsafe-best-match"
