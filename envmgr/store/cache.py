@@ -17,11 +17,11 @@ Builds fill it through `envmgr.backends.archives`. Deleting an entry harms no en
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from envmgr.store import locks
 from envmgr.store.layout import Layout
 
 _KINDS = ("archives", "unpacked")
@@ -37,15 +37,8 @@ def unpacked_key(sha256: str) -> str:
 def exclusive(layout: Layout) -> Iterator[bool]:
     """Try to keep builds out of the cache for the length of the block; tell whether none was using it."""
     fd = os.open(layout.packages / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
+    with locks.exclusive(fd) as is_granted:
+        yield is_granted
 
 
 def entries(layout: Layout) -> Iterator[tuple[str, Path]]:

@@ -18,6 +18,7 @@ from envmgr import fsio
 from envmgr.fsio import Step
 from envmgr.names import BuildId, EnvName
 from envmgr.ready import Lease
+from envmgr.store import locks
 from envmgr.store.layout import BuildPaths, Layout
 
 _MODE = 0o444
@@ -51,12 +52,5 @@ def exclusive(build: BuildPaths) -> Iterator[bool]:
     except FileNotFoundError:
         yield True
         return
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
+    with locks.exclusive(fd) as is_granted:
+        yield is_granted

@@ -1,4 +1,4 @@
-"""The build lock: one at a time builds, removes or republishes a name in this store.
+"""The build lock: one at a time builds, removes or republishes a name in this store. And trying a flock as such.
 
 A kernel flock (through filelock) on ``locks/<name>.lock``, which is never unlinked; it ends with its process, however
 that ends. It excludes processes of this host that see the same file system; it says nothing about other hosts, and it
@@ -11,6 +11,8 @@ waiters never take the lock at all.
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -41,3 +43,20 @@ def try_lock(layout: Layout, name: EnvName) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def exclusive(fd: int) -> Iterator[bool]:
+    """Try to flock a fresh descriptor exclusively for the length of the block; tell whether it was granted. Closes it.
+
+    For leases and the package cache, whose users hold their files shared; a waiting lock would starve behind them.
+    """
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
