@@ -9,6 +9,7 @@ The prefix is a long placeholder path. Text that carries it, rattler-build finds
 time. Nothing written here may carry the path of the original interpreter, nor the path of this checkout.
 """
 
+import functools
 import os
 import re
 import shutil
@@ -133,6 +134,22 @@ def _rewrite(path: Path, content: bytes) -> None:
     path.chmod(mode)
 
 
+# Before 3.12, which equal strings of a compiled file are written as references depends on what else its compiler's
+# process held at that moment. The second format of marshal, which every Python reads, has no references.
+_WITHOUT_REFERENCES = """
+import marshal, os, sys
+header = 16 if sys.version_info >= (3, 7) else 12
+for directory, _, names in os.walk(sys.argv[1]) if sys.version_info < (3, 12) else ():
+    for name in names:
+        if name.endswith(".pyc"):
+            with open(os.path.join(directory, name), "r+b") as file:
+                data = file.read()
+                file.seek(header)
+                file.write(marshal.dumps(marshal.loads(data[header:]), 2))
+                file.truncate()
+"""
+
+
 def _compile(executable: Path, stdlib: Path, short_version: str, carriers: Iterable[Path]) -> None:
     """Compile the standard library, except the files whose text an installation changes.
 
@@ -144,12 +161,17 @@ def _compile(executable: Path, stdlib: Path, short_version: str, carriers: Itera
         how = []
         for path in stdlib.rglob("*.py"):
             os.utime(path, (EPOCH.timestamp(), EPOCH.timestamp()))
-    # -d: what a compiled file says of its source; python corrects it on import, the staging path must not stay.
-    subprocess.run(
-        [str(executable), "-I", "-m", "compileall", "-q", "-j", "0", "-d", f"lib/{stdlib.name}", *how, str(stdlib)],
-        check=False,  # the standard library has files that are meant not to compile
-        stdout=subprocess.DEVNULL,
+    # Up to Python 3.10 the order of a set of strings depends on the hash seed, which -I would ignore.
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    run = functools.partial(
+        subprocess.run, env={**environ, "PYTHONHASHSEED": "0"}, cwd="/", check=True, stdout=subprocess.DEVNULL
     )
+    # -d: what a compiled file says of its source; python corrects it on import, the staging path must not stay.
+    run(
+        [str(executable), "-s", "-m", "compileall", "-q", "-j", "0", "-d", f"lib/{stdlib.name}", *how, str(stdlib)],
+        check=False,  # the standard library has files that are meant not to compile
+    )
+    run([str(executable), "-s", "-c", _WITHOUT_REFERENCES, str(stdlib)])
     for path in carriers:
         for compiled in path.parent.glob(f"__pycache__/{path.stem}.*.pyc"):
             compiled.unlink()
