@@ -107,6 +107,7 @@ class Archives:
         self._report = report
         self._unsynced: dict[str, Seal] = {}
         self.downloaded_bytes = 0
+        self._unpackings: set[asyncio.Future[None]] = set()
 
     # ------------------------------------------------------------------------------------------------- from outside
 
@@ -185,6 +186,12 @@ class Archives:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks)
+            # Unpacking goes on in rattler's threads whatever is cancelled here: what it leaves can be deleted only once
+            # it has ended, which takes no network.
+            if self._unpackings:
+                done, _ = await asyncio.wait(self._unpackings)
+                for unpacking in done:
+                    unpacking.exception()  # one of them is being raised already
         self.downloaded_bytes += progress.fetched_bytes
         progress.end()
 
@@ -200,7 +207,9 @@ class Archives:
                 async with downloads:
                     await self._fetch(package, archive, progress)
             progress.fetched(package)
-            await self._unpack(package, key, archive)
+            unpacking = asyncio.ensure_future(self._unpack(package, key, archive))
+            self._unpackings.add(unpacking)
+            await asyncio.shield(unpacking)
             progress.unpacked()
 
     async def _is_verified(self, archive: Path, package: LockedPackage) -> bool:

@@ -91,6 +91,10 @@ class Spawner:
         builder = _Builder(self._command or builder_command(), request, lease_fd, report)
         try:
             return builder.listen(deadline, report, on_locked)
+        except BaseException:
+            _insist(builder.end)
+            _clear_cache(request.package_cache)
+            raise
         finally:
             _insist(builder.end)
 
@@ -124,6 +128,17 @@ class Spawner:
             finally:
                 os.close(lease_fd)
         return None
+
+
+def _clear_cache(package_cache: str) -> None:
+    """Delete what a builder that failed or was killed has left unfinished, unless another build is at work there.
+
+    Only now: rattler's threads go on writing until their process has ended.
+    """
+    from envmgr.backends import archives  # noqa: PLC0415 - asyncio, which only a failure pays for
+
+    with contextlib.suppress(OSError), archives.in_use(Path(package_cache)):
+        pass
 
 
 class _Seconds:
