@@ -234,8 +234,7 @@ def _remember(store: str, key: str, name: EnvName) -> None:
     from envmgr.store import records  # noqa: PLC0415
     from envmgr.store.layout import Layout  # noqa: PLC0415
 
-    if os.access(f"{store}/by-text", os.W_OK):
-        records.remember_text(Layout(Path(store)), key, name)
+    records.remember_text(Layout(Path(store)), key, name)
 
 
 def name(spec: "SpecLike") -> EnvName:

@@ -25,6 +25,9 @@ What holds:
   them (``verify`` names those). What this does *not* see: a change that keeps size and time. `validate` does: it hashes
   every file against ``info/paths.json``.
 
+What can be told alone is told in `envmgr.backends.transfers` and `envmgr.backends.unpacked`; the rest is one protocol,
+lock to seal, and stays in one module although that makes it a little long.
+
 Durability: nothing is synced here, one by one. The seals make up for it until the build's own `syncfs`, after which
 `Archives.mark_synced` says so.
 """

@@ -99,7 +99,6 @@ class Progress:
         self._report = report
         self._lock = threading.Lock()
         self._count = len(cold)
-        self._sizes = sizes
         self._total = sum(sizes[package.url] for package in cold) if all(one.url in sizes for one in cold) else 0
         self._last_at = 0.0
         self._fetched = 0

@@ -7,7 +7,6 @@ Everything here may block; `report` hears of progress from the calling thread. E
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
@@ -99,8 +98,7 @@ class Manager:
 
         Nothing is promised: whoever may not write the store does without.
         """
-        if os.access(self._layout.by_text, os.W_OK):
-            records.remember_text(self._layout, ready.text_key(text), name)
+        records.remember_text(self._layout, ready.text_key(text), name)
 
     def remove(
         self,

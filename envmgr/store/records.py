@@ -204,6 +204,9 @@ def _read_text(path: Path) -> str | None:
 
 
 def remember_text(layout: Layout, key: str, name: EnvName) -> None:
-    """Remember the name of a document, so that the next caller need not parse it; a full disk is no reason to fail."""
+    """Remember the name of a document, so that the next caller need not parse it.
+
+    Nothing is promised: with a full disk, or in somebody else's store, the next caller parses.
+    """
     with contextlib.suppress(OSError):
         fsio.link_exclusive(Step.SEEN_TEXT, name, layout.by_text / key)
