@@ -155,6 +155,24 @@ class CoordinatorUnavailable(EnvmgrError):
     is_transient = True
 
 
+class DaemonUnavailable(EnvmgrError):
+    """The daemon that owns the store cannot be reached, or stopped answering; nothing that it had made is lost."""
+
+    code = "daemon"
+    http_status = 503
+    exit_code = 9
+    is_transient = True
+
+
+class Busy(EnvmgrError):
+    """The daemon has as much to do as its settings allow; ``fields["retry_after_s"]`` says when to ask again."""
+
+    code = "busy"
+    http_status = 429
+    exit_code = 9
+    is_transient = True
+
+
 class NoSpace(EnvmgrError):
     """The file system of the store is out of bytes or inodes."""
 
@@ -169,6 +187,13 @@ class PermissionRefused(EnvmgrError):
     code = "permission"
     http_status = 403
     exit_code = 11
+
+
+class Unauthenticated(PermissionRefused):
+    """The daemon does not know who asks: over TCP, the token is missing or wrong."""
+
+    code = "unauthenticated"
+    http_status = 401
 
 
 class PolicyRefused(PermissionRefused):

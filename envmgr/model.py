@@ -94,6 +94,22 @@ class Spec:
     has_includes: bool = field(default=False, compare=False)
 
 
+# ------------------------------------------------------------------------------------------------------ who asks for it
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks the daemon, as the kernel or a token says; `user` is the user's or the token's name.
+
+    `uid` and `pid` are those of the process at the other end of the socket, ``None`` over TCP.
+    """
+
+    user: str
+    role: Literal["use", "admin"]
+    uid: int | None = None
+    pid: int | None = None
+
+
 # --------------------------------------------------------------------------------------------------- exact packages
 
 

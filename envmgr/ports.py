@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from envmgr.events import Reporter
-from envmgr.wire import BuildRequest, BuildResult, Channel, Network
+from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 
 
 class Clock(Protocol):

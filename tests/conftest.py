@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,16 @@ import pytest
 from places import CHECKOUT, QUICKSTART
 
 import envmgr
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _signals() -> None:
+    """Start programs as a terminal does: whoever runs the tests in the background may have SIGINT or SIGHUP ignored."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

@@ -36,14 +36,14 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envmgr import wire
 from envmgr.backends import families
 from envmgr.errors import BuilderDied, EnvmgrError, NoSpace, TimedOut, from_json
 from envmgr.events import Event, Reporter, ignore
+from envmgr.wire import pipe as wire
 
 if TYPE_CHECKING:
     from envmgr.ports import Deadline
-    from envmgr.wire import BuildRequest, BuildResult, Channel, Network
+    from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 
 LOG_NAME = "build.log"
 PATH_VARIABLE = "ENVMGR_BUILDER_PATH"

@@ -4,7 +4,7 @@ It begins by tying its life to its parent's (PDEATHSIG) and making itself the ne
 (subreaper). After its answer it stays until its parent ends it, because those orphans are to be found through it only
 while it lives; where nobody listens any more it ends with `os._exit`, because rattler's threads may crash an
 interpreter that ends in the usual way. Between the two every exception becomes the one ``error`` line of
-`envmgr.wire`; the traceback of one that nobody foresaw goes to the log only.
+`envmgr.wire.pipe`; the traceback of one that nobody foresaw goes to the log only.
 
 Source: prctl(2).
 """
@@ -26,11 +26,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from envmgr import wire
 from envmgr.errors import EnvmgrError, NoSpace
 from envmgr.events import Event
 from envmgr.settings.redact import redact
-from envmgr.wire import BuildRequest
+from envmgr.wire import pipe as wire
+from envmgr.wire.pipe import BuildRequest
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

@@ -32,7 +32,7 @@ from envmgr.errors import BuildFailed, LockfileMismatch
 from envmgr.events import Event, Phase, Reporter
 from envmgr.fsio import Step
 from envmgr.model import LockedPackage, Lockfile
-from envmgr.wire import BuildRequest, BuildResult
+from envmgr.wire.pipe import BuildRequest, BuildResult
 
 LOCKFILE_NAME = "conda-lock.yml"
 

@@ -25,7 +25,7 @@ Exit codes:
 
 \b
  0  done                              8  timed out waiting
- 1  unexpected, or a build failed     9  the cluster's coordinator is needed
+ 1  unexpected, or a build failed     9  daemon or coordinator needed
  2  usage                            10  no space
  3  invalid spec                     11  permission or policy
  4  unsatisfiable                    12  corrupt

@@ -40,7 +40,7 @@ from envmgr.version import __version__
 if TYPE_CHECKING:
     from envmgr.names import EnvName
     from envmgr.ready import Lease
-    from envmgr.wire import BuildResult
+    from envmgr.wire.pipe import BuildResult
 
 _REMEMBERED = ("unsatisfiable", "policy", "incompatible_host", "build_failed")
 _THE_CALLERS_OWN = (TimedOut, Cancelled, Offline)

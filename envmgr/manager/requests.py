@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from envmgr.errors import IncompatibleHost
-from envmgr.wire import BuildRequest
+from envmgr.wire.pipe import BuildRequest
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context

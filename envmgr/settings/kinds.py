@@ -77,6 +77,13 @@ def _url(text: str) -> str:
     return text.rstrip("/")
 
 
+def _address(text: str) -> str:
+    host, colon, port = text.rpartition(":")
+    if not (host and colon and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise ValueError("")
+    return text
+
+
 def _path(text: str) -> str:
     if not text.startswith(("/", "~/")) or "\0" in text:
         raise ValueError("")
@@ -126,6 +133,8 @@ def _optional_time(value: object) -> str | None:
 BOOL: Kind[bool] = Kind("true or false", _bool, as_bool)
 URL_VALUE: Kind[str] = Kind("an http, https or file URL", lambda value: _url(_text(value)), _url)
 OPTIONAL_URL: Kind[str | None] = Kind(URL_VALUE.name, _optional(_url), _optional(_url))
+OPTIONAL_TEXT: Kind[str | None] = Kind("a text", _optional(str.strip), _optional(str.strip))
+OPTIONAL_ADDRESS: Kind[str | None] = Kind("host:port", _optional(_address), _optional(_address))
 OPTIONAL_PATH: Kind[str | None] = Kind("an absolute path", _optional(_path), _optional(_path), is_path=True)
 MACHINE_CLASS: Kind[str] = Kind(
     "a machine class such as linux-64+cuda12", lambda value: _machine_class(_text(value)), _machine_class

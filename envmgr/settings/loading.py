@@ -28,7 +28,7 @@ from envmgr.settings.sources import DEFAULT, Layer, Source, read_environment, re
 
 if TYPE_CHECKING:
     from envmgr.model import Spec
-    from envmgr.wire import Channel, Network, PipSettings
+    from envmgr.wire.pipe import Channel, Network, PipSettings
 
 FILE_NAME = "settings.toml"
 

@@ -14,7 +14,7 @@ from envmgr.errors import UsageError
 from envmgr.settings import channels as words
 from envmgr.settings.machine import is_selected
 from envmgr.settings.redact import redact
-from envmgr.wire import Channel, Network, PipSettings
+from envmgr.wire.pipe import Channel, Network, PipSettings
 
 if TYPE_CHECKING:
     from envmgr.model import PipRequirement, Spec

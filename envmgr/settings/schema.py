@@ -41,6 +41,18 @@ def _channel_priority(value: object) -> ChannelPriority:
     raise ValueError("")
 
 
+LogFormat = Literal["text", "json"]
+
+
+def _log_format(value: object) -> LogFormat:
+    if value == "text":
+        return "text"
+    if value == "json":
+        return "json"
+    raise ValueError("")
+
+
+LOG_FORMAT: Kind[LogFormat] = Kind("text or json", _log_format, _log_format)
 CHANNEL_PRIORITY: Kind[ChannelPriority] = Kind("strict, flexible or disabled", _channel_priority, _channel_priority)
 
 
@@ -191,6 +203,71 @@ class Values:
     )
     min_free_inodes: int = setting(
         20_000, kinds.integer(0, 10**12), "A build does not begin with fewer free inodes than this."
+    )
+
+    max_environment_bytes: int = setting(
+        0, kinds.SIZE, "A build that comes out larger than this is refused; 0: any size."
+    )
+    builder_nice: int = setting(
+        0, kinds.integer(0, 19), "How much builds give way to other processes (nice(2)).", service=5
+    )
+    builder_memory_bytes: int = setting(
+        0, kinds.SIZE, "Memory that one build and its tools may use, where the kernel can bound it (cgroup v2); 0: any."
+    )
+
+    # ------------------------------------------------------------------------------------------------------- the daemon
+    use_group: str | None = setting(
+        None, kinds.OPTIONAL_TEXT, "Group whose members may use the daemon's socket; default: every user of the host."
+    )
+    admin_group: str | None = setting(
+        None, kinds.OPTIONAL_TEXT, "Group whose members may do all that root and the store's owner may."
+    )
+    listen: str | None = setting(
+        None, kinds.OPTIONAL_ADDRESS, "TCP address (`host:port`) on which the daemon answers, too; needs `tokens_file`."
+    )
+    tokens_file: str | None = setting(
+        None, kinds.OPTIONAL_PATH, "Who may do what over TCP: a line `NAME use|admin SHA256-OF-TOKEN` each."
+    )
+    tls_cert_file: str | None = setting(
+        None,
+        kinds.OPTIONAL_PATH,
+        "PEM file of the daemon's certificate chain; without it TCP is bound to loopback only.",
+    )
+    tls_key_file: str | None = setting(None, kinds.OPTIONAL_PATH, "PEM file of that certificate's private key.")
+    max_builds: int = setting(2, kinds.integer(1, 64), "Builds of the daemon at the same time.")
+    max_waiting: int = setting(
+        200, kinds.integer(1, 100_000), "Builds that may wait for their turn; more are refused for a while (HTTP 429)."
+    )
+    max_waiting_per_user: int = setting(
+        50, kinds.integer(1, 100_000), "The same for the builds that one user has asked for."
+    )
+    max_environments_per_user: int = setting(
+        0, kinds.integer(0, 1_000_000), "Environments in the store that one user may have had made; 0: any number."
+    )
+    max_connections_per_user: int = setting(
+        1000, kinds.integer(1, 100_000), "Connections that one user may have open to the daemon."
+    )
+    log_format: LogFormat = setting(  # noqa: RUF009 - `setting` makes a field, as all lines here
+        "text", LOG_FORMAT, "`text`: a line of `key=value` per operation; `json`: the same as an object."
+    )
+
+    # ------------------------------------------------------------------------------------------------------- collection
+    gc_interval_s: float = setting(3600.0, kinds.DURATION, "How often the daemon looks for what to free; 0: never.")
+    gc_high_percent: int = setting(
+        0, kinds.integer(0, 100), "Disk or inodes used, in percent, above which unused environments go; 0: never.",
+        service=90,
+    )  # fmt: skip
+    gc_low_percent: int = setting(
+        80, kinds.integer(0, 100), "Until not more than this is used, in percent, the least recently used first."
+    )
+    gc_max_age_s: float = setting(0.0, kinds.DURATION, "Environments not used for longer than this go; 0: never.")
+    gc_max_total_bytes: int = setting(
+        0,
+        kinds.SIZE,
+        "All environments together are kept below this, the least recently used going first; 0: any size.",
+    )
+    gc_min_age_s: float = setting(
+        86400.0, kinds.DURATION, "Environments made or used more recently than this are never collected."
     )
 
     # ------------------------------------------------------------------------------------------- other programs' files

@@ -15,7 +15,7 @@ from demo.packages import native_subdir
 from envmgr.backends.spawner import Spawner
 from envmgr.errors import TimedOut
 from envmgr.events import Event
-from envmgr.wire import BuildRequest, BuildResult, Channel, Network
+from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 
 SUBDIR = native_subdir()
 

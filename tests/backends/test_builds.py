@@ -16,7 +16,7 @@ from demo.packages import fabricate, index
 from envmgr import lockfile
 from envmgr.backends.spawner import Spawner
 from envmgr.errors import Corrupt, IncompatibleHost, InvalidSpec, LockfileMismatch, Unsatisfiable
-from envmgr.wire import Channel, Network
+from envmgr.wire.pipe import Channel, Network
 
 
 def inode(path: Path) -> int:

@@ -13,7 +13,7 @@ from backend_servers import make_certificates, proxy, serve
 from demo.packages import fabricate, index
 
 from envmgr.errors import ChannelError, NetworkError, Offline, Unsatisfiable
-from envmgr.wire import Channel
+from envmgr.wire.pipe import Channel
 
 USER = ("reader", "hush-hush")
 HOST = "127.0.0.1"

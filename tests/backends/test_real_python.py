@@ -15,7 +15,7 @@ from backend_hosts import SUBDIR, Host
 
 from envmgr import lockfile
 from envmgr.errors import LockfileMismatch, Unsatisfiable
-from envmgr.wire import PipSettings
+from envmgr.wire.pipe import PipSettings
 
 pytestmark = pytest.mark.slow
 

@@ -35,7 +35,7 @@ from envmgr.lockfile import writing as _writing  # noqa: F401 - 0.7 s, paid once
 from envmgr.lockfile.comparison import conda_name
 from envmgr.model import LockedPackage
 from envmgr.ports import Deadline
-from envmgr.wire import BuildRequest, BuildResult, Channel, Network
+from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 from fakes.processes import LIMIT_S, Died, Forked, die_now
 
 _CHANNEL = "https://channel.invalid/demo"

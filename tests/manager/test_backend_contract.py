@@ -23,7 +23,7 @@ from envmgr.names import BuildId
 from envmgr.ports import Backend
 from envmgr.store import opening, sweep, usage
 from envmgr.store.layout import Layout
-from envmgr.wire import BuildRequest, BuildResult, Channel
+from envmgr.wire.pipe import BuildRequest, BuildResult, Channel
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envmgr import codec
-from envmgr.wire import BuildRequest, BuildResult, Channel, Network, PipSettings
+from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network, PipSettings
 
 REQUEST = BuildRequest(
     action="build", name="env-0123456789abcdef", digest="0" * 64, subdir="linux-64", conda=("numpy",), pip=("rich",),

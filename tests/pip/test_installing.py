@@ -15,7 +15,7 @@ from envmgr.backends import pip
 from envmgr.errors import BuildFailed, ChannelError, Corrupt, NetworkError, Offline, PolicyRefused
 from envmgr.events import Event
 from envmgr.model import LockedPackage
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 INTERPRETERS = sorted(Path("~/.pyenv/versions").expanduser().glob("3.*/bin/python"))
 

@@ -27,7 +27,7 @@ from envmgr.errors import (
 )
 from envmgr.events import Event
 from envmgr.spec.pip_options import OPTIONS
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 QUICK = Network(max_retries=0, timeout_s=10)
 

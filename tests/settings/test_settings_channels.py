@@ -16,7 +16,7 @@ from envmgr.settings import channels, load
 from envmgr.settings.machine import is_selected, subdir
 from envmgr.settings.redact import join_credentials, redact, split_credentials
 from envmgr.spec import match_specs, platforms
-from envmgr.wire import Channel
+from envmgr.wire.pipe import Channel
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from envmgr.backends.pip.interpreter import Interpreter, inspect
 from envmgr.backends.pip.uv import Runner, explanation, prepared
 from envmgr.backends.processes import run as run_process
 from envmgr.events import Reporter, ignore
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 
 def check(prefix: Path, *, uv_cache: Path, run: Runner = run_process, report: Reporter = ignore) -> tuple[str, ...]:

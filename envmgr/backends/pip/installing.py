@@ -26,7 +26,7 @@ from envmgr.errors import BuildFailed
 from envmgr.events import Reporter, ignore
 from envmgr.lockfile.digests import commit_of
 from envmgr.model import LockedPackage
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 
 def install(

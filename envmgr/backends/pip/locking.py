@@ -35,7 +35,7 @@ from envmgr.errors import BuildFailed, Corrupt, EnvmgrError, PolicyRefused, Unsa
 from envmgr.events import Reporter, ignore
 from envmgr.lockfile.urls import strip_credentials
 from envmgr.model import LockedPackage
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 if sys.version_info >= (3, 11):
     import tomllib

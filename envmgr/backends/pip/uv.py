@@ -43,7 +43,7 @@ from envmgr.errors import (
 )
 from envmgr.events import Event, Reporter
 from envmgr.settings.redact import redact
-from envmgr.wire import Network, PipSettings
+from envmgr.wire.pipe import Network, PipSettings
 
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MESSAGE_MAX_CHARS = 6000

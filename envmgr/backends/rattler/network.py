@@ -1,4 +1,4 @@
-"""How bytes come from channels: one configuration for repodata and archives, made from `envmgr.wire.Network`.
+"""How bytes come from channels: one configuration for repodata and archives, made from `envmgr.wire.pipe.Network`.
 
 rattler's client does the HTTP: TLS, proxies, authentication. It looks into the environment of its process for three
 things that its configuration cannot say; `arm` sets them, in the builder's own environment: the authorities
@@ -38,7 +38,7 @@ from envmgr.settings.redact import redact
 
 if TYPE_CHECKING:
     from envmgr.backends.transfers import Sink
-    from envmgr.wire import Network
+    from envmgr.wire.pipe import Network
 
 T = TypeVar("T")
 

@@ -42,7 +42,7 @@ from envmgr.model import LockedPackage, VirtualPackage
 if TYPE_CHECKING:
     from rattler.networking.fetch_repo_data import CacheAction
 
-    from envmgr.wire import BuildRequest, Channel, Network
+    from envmgr.wire.pipe import BuildRequest, Channel, Network
 
 _PRIORITIES = {
     "strict": ChannelPriority.Strict,
