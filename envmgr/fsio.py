@@ -49,6 +49,7 @@ class Step(enum.Enum):
     SEEN_TEXT = "text remembered"
     PIN = "pin"
     FAILURE = "failure remembered"
+    CREATOR = "creator remembered"
     FORGET = "what was known of a name dropped"
     TRASH = "moved to the trash"
     DELETE = "deleted from the trash"

@@ -7,6 +7,7 @@
     names/<name>/lockfile-<class>.yml      the lockfile in force for a machine class
     names/<name>/pinned                    present: never collected
     names/<name>/failure.json              the last failure; gone after a success
+    names/<name>/creator.json              the user that the daemon made it for last
     by-text/<sha256>                       symbolic link to the name of a document that was already seen
 
 JSON documents carry ``format``; one of a later format raises `StoreTooNew`, an unreadable one `Corrupt`.
@@ -19,6 +20,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
@@ -31,6 +33,7 @@ from envmgr.names import BuildId, EnvName, is_name, name_of_digest
 from envmgr.store.layout import Layout
 
 RECORD_FORMAT = 1
+_DIRECTORY_MODE = 0o755
 _REPAIR = "envmgr repair makes a new build"
 _CREATE = "envmgr remove --forget, then create FILE, stores it anew"
 
@@ -99,8 +102,13 @@ def _read_record(layout: Layout, build_id: BuildId) -> Mapping[str, object]:
 
 def _name_directory(layout: Layout, name: EnvName, step: Step) -> Path:
     directory = layout.name(name)
-    if not directory.is_dir():
-        fsio.make_directory(step, directory, parents=True)
+    try:
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except FileNotFoundError:
+        fsio.make_directory(step, directory, mode=_DIRECTORY_MODE, parents=True)
+    else:
+        if mode != _DIRECTORY_MODE:  # whoever made it died before he set its mode
+            fsio.set_directory_mode(step, directory, _DIRECTORY_MODE)
     return directory
 
 
@@ -172,6 +180,21 @@ def read_failure(layout: Layout, name: EnvName) -> Failure | None:
 def clear_failure(layout: Layout, name: EnvName) -> None:
     with contextlib.suppress(FileNotFoundError):
         fsio.unlink(Step.FAILURE, layout.name(name) / "failure.json")
+
+
+def write_creator(layout: Layout, name: EnvName, uid: int, at: float) -> None:
+    """Remember the user that an environment was made for, and when; the last one counts."""
+    path = _name_directory(layout, name, Step.CREATOR) / "creator.json"
+    _write_json(Step.CREATOR, path, {"format": RECORD_FORMAT, "uid": uid, "at": at})
+
+
+def read_creator(layout: Layout, name: EnvName) -> int | None:
+    """Return the uid of the user that an environment was made for, or ``None`` (also when the note is damaged)."""
+    try:
+        uid = _read_json(layout.name(name) / "creator.json").get("uid")
+    except (FileNotFoundError, NotADirectoryError, Corrupt, StoreTooNew):
+        return None
+    return uid if isinstance(uid, int) else None
 
 
 def forget(layout: Layout, name: EnvName) -> None:

@@ -155,6 +155,7 @@ SCENARIOS = {
     "pin": Scenario(_create_both, lambda w: w.manager().pin(SPEC.name, is_pinned=True)),
     "unpin": Scenario(_pin, lambda w: w.manager().pin(SPEC.name, is_pinned=False)),
     "text remembered": Scenario(_create, lambda w: records.remember_text(w.layout, "0" * 64, SPEC.name)),
+    "creator": Scenario(_create, lambda w: records.write_creator(w.layout, SPEC.name, 1000, 1.0)),
     "gc": Scenario(_litter, _collect),
     "quarantine": Scenario(_foreign, lambda w: w.manager().examine(quarantine=True)),
 }

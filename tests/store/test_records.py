@@ -144,3 +144,20 @@ def test_forget_drops_everything_of_a_name(layout: Layout) -> None:
     assert records.known_names(layout) == ()
     assert records.read_lockfile(layout, NAME, "linux-64") is None
     assert list(Path(layout.trash).iterdir()) == []
+
+
+def test_the_last_creator_is_remembered(layout: Layout) -> None:
+    """Whom an environment was made for is known until it is forgotten; a damaged note counts as none."""
+    assert records.read_creator(layout, NAME) is None
+    for uid in (0, 1000):
+        records.write_creator(layout, NAME, uid, 1.0)
+        assert records.read_creator(layout, NAME) == uid
+    (layout.name(NAME) / "creator.json").write_text("{", encoding="utf-8")
+    assert records.read_creator(layout, NAME) is None
+
+
+def test_a_name_whose_maker_died_early_is_readable_again(layout: Layout) -> None:
+    """A directory that was made under a strict umask, and never got its mode, gets it from the next writer."""
+    layout.name(NAME).mkdir(mode=0o700)
+    records.set_pinned(layout, NAME, is_pinned=True)
+    assert layout.name(NAME).stat().st_mode & 0o777 == 0o755
