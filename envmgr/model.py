@@ -178,6 +178,7 @@ class Record:
     python_version: str | None
     skipped_link_scripts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    downloaded_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The last failure of a name: kept until a build succeeds or is asked for with ``retry``."""
+    """The last failure of a name: kept until a build succeeds or is asked for with ``retry``.
+
+    Until `retry_at`, whoever asks gets this failure instead of a new try; ``None``: the next one tries at once.
+    """
 
     name: EnvName
     at: float
@@ -207,6 +211,7 @@ class Failure:
     hint: str | None
     log: str
     attempts: int
+    retry_at: float | None = None
 
     def to_json(self) -> Json:
         return {
@@ -215,6 +220,7 @@ class Failure:
             "message": self.message,
             "hint": self.hint,
             "attempts": self.attempts,
+            "retry_at": self.retry_at,
         }
 
 

@@ -108,10 +108,9 @@ def _raise_failure(context: Context, name: EnvName, before: Failure | None) -> N
         return
     if failure != before:
         raise errors.from_json(failure.to_json())
-    age_s = context.clock.time() - failure.at
-    back_off_s = min(_FIRST_BACK_OFF_S * 2 ** min(failure.attempts - 1, 10), _LONGEST_BACK_OFF_S)
-    if failure.code in _REMEMBERED and 0 <= age_s < back_off_s:
-        hint = f"this is the failure of {age_s:.0f} s ago; create --retry tries again at once"
+    now = context.clock.time()
+    if failure.retry_at is not None and failure.at <= now < failure.retry_at:
+        hint = f"this is the failure of {now - failure.at:.0f} s ago; create --retry tries again at once"
         raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
 
@@ -297,23 +296,32 @@ def _record(
         python_version=result.python_version,
         skipped_link_scripts=result.skipped_link_scripts,
         warnings=result.warnings,
+        downloaded_bytes=result.downloaded_bytes,
     )
 
 
 def _remember(context: Context, name: EnvName, error: EnvmgrError, log: str) -> None:
     """Keep a failure for those who wait and for `envmgr logs`; a store that is full or gone must not hide the error."""
     before = records.read_failure(context.layout, name)
+    attempts = 1 + (before.attempts if before else 0)
+    now = context.clock.time()
     failure = Failure(
         name=name,
-        at=context.clock.time(),
+        at=now,
         code=error.code,
         message=error.message,
         hint=error.hint,
         log=log,
-        attempts=1 + (before.attempts if before else 0),
+        attempts=attempts,
+        retry_at=now + back_off_s(attempts) if error.code in _REMEMBERED else None,
     )
     with contextlib.suppress(OSError):
         records.write_failure(context.layout, failure)
+
+
+def back_off_s(attempts: int) -> float:
+    """Return for how long a failure that is likely to come again is everybody's, after so many of them in a row."""
+    return float(min(_FIRST_BACK_OFF_S * 2 ** min(attempts - 1, 10), _LONGEST_BACK_OFF_S))
 
 
 def tail(path: Path) -> str:

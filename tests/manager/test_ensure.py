@@ -33,7 +33,7 @@ from envmgr.errors import (
 )
 from envmgr.events import Event
 from envmgr.fsio import Step
-from envmgr.manager.ensure import Ensured
+from envmgr.manager.ensure import Ensured, back_off_s
 from envmgr.model import Failure
 from envmgr.names import BuildId
 from envmgr.store import locks, publication, records, sweep
@@ -142,7 +142,7 @@ def test_the_next_caller_tries_again(world: World, orders: Orders) -> None:
         create(world)
     failure = records.read_failure(world.layout, SPEC.name)
     assert failure is not None
-    assert (failure.code, failure.attempts) == ("network", 1)
+    assert (failure.code, failure.attempts, failure.retry_at) == ("network", 1, None)
     assert "locked" in failure.log
     orders.withdraw("fail")
     assert create(world).was_built
@@ -159,6 +159,9 @@ def test_a_permanent_failure_is_remembered_for_a_while(tmp_path: Path) -> None:
         with pytest.raises(Unsatisfiable, match="nothing fits"):
             create(world)
         assert len(world.builds_begun()) == attempts
+        remembered = records.read_failure(world.layout, SPEC.name)
+        assert remembered is not None
+        assert remembered.retry_at == clock.now + 10 * 2 ** (attempts - 1)
         clock.now += 10 * 2 ** (attempts - 1) - 1
         with pytest.raises(Unsatisfiable, match="nothing fits") as refused:
             create(world)
@@ -192,7 +195,8 @@ def test_any_number_of_failures_is_remembered(tmp_path: Path) -> None:
 
 
 def _remember_failure(world: World, *, at: float, attempts: int) -> None:
-    records.write_failure(world.layout, Failure(SPEC.name, at, "build_failed", "old", None, "", attempts))
+    retry_at = at + back_off_s(attempts)
+    records.write_failure(world.layout, Failure(SPEC.name, at, "build_failed", "old", None, "", attempts, retry_at))
 
 
 def test_a_published_environment_beats_a_failure(world: World) -> None:
