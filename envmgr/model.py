@@ -73,7 +73,8 @@ class Spec:
     `canonical_text` is the whole identity and `digest` its SHA-256 (64 hexadecimal digits); `name` follows from it.
     `label` (the document's ``name:``), `warnings` and `source_text` are not part of the identity. For a document that
     is itself a conda-lock.yml, `is_lockfile` is true, the requirement fields are empty and `source_text` is the
-    lockfile. `pip_constraints` bound what pip may choose without asking for anything.
+    lockfile. `pip_constraints` bound what pip may choose without asking for anything. `includes` are the requirements
+    files that the document names, by the words that name them; like `source_text` they hold no credentials.
     """
 
     channels: tuple[str, ...]
@@ -92,6 +93,7 @@ class Spec:
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     source_text: str = field(default="", compare=False)
     has_includes: bool = field(default=False, compare=False)
+    includes: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
 
 
 # ------------------------------------------------------------------------------------------------------ who asks for it

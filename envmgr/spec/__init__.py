@@ -18,17 +18,27 @@ from envmgr.names import CANONICAL_VERSION
 from envmgr.spec import assembly, plain
 from envmgr.spec.match_specs import source_channel
 from envmgr.spec.pip_options import uv_arguments
-from envmgr.spec.pip_section import ReadInclude
+from envmgr.spec.pip_section import ReadInclude, reader_of
 from envmgr.spec.platforms import applies
 
-__all__ = ["CANONICAL_VERSION", "ReadInclude", "applies", "parse", "parse_mapping", "source_channel", "uv_arguments"]
+__all__ = [
+    "CANONICAL_VERSION",
+    "ReadInclude",
+    "applies",
+    "parse",
+    "parse_mapping",
+    "reader_of",
+    "source_channel",
+    "uv_arguments",
+]
 
 
 def parse(text: bytes | str, *, source: str = "<spec>", read_include: ReadInclude | None = None) -> Spec:
     """Read an environment document (or a conda-lock.yml).
 
     `source` names it in messages. `read_include` returns the bytes of a requirements file by its path relative to the
-    document; without it such a file is a problem. Raises `InvalidSpec` with every problem, by position.
+    document; without it such a file is a problem. From ``spec.source_text`` with ``reader_of(dict(spec.includes))`` the
+    same name follows without any file. Raises `InvalidSpec` with every problem, by position.
     """
     return assembly.from_text(text, source, read_include)
 

@@ -8,7 +8,7 @@ from envmgr.names import name_of_digest
 from envmgr.spec.canonical import canonical_text, digest_of, lockfile_text
 from envmgr.spec.document import Document, Mapping, Node, Scalar, decode, read_document
 from envmgr.spec.lock_document import artifacts, is_lock_document
-from envmgr.spec.pip_section import ReadInclude
+from envmgr.spec.pip_section import ReadInclude, reader_of
 from envmgr.spec.problems import Findings
 from envmgr.spec.reader import Reader
 from envmgr.spec.urls import redact
@@ -31,7 +31,8 @@ def _assemble(document: Document, text: str, findings: Findings, read_include: R
     canonical, reader = _identify(document, findings, read_include)
     findings.raise_if_any()
     digest = digest_of(canonical)
-    clean = _without_credentials(text, digest, findings, read_include)
+    includes = reader.pip.includes if reader else {}
+    clean, clean_includes = _without_credentials(text, includes, digest, findings)
     return Spec(
         channels=tuple(reader.channels) if reader else (),
         has_nodefaults=bool(reader and reader.has_nodefaults),
@@ -48,7 +49,8 @@ def _assemble(document: Document, text: str, findings: Findings, read_include: R
         label=reader.label if reader else None,
         warnings=findings.warnings(),
         source_text=clean,
-        has_includes=bool(reader and reader.pip.has_includes),
+        has_includes=bool(includes),
+        includes=tuple(sorted(clean_includes.items())),
     )
 
 
@@ -88,23 +90,26 @@ def _mapping(root: Node | None, findings: Findings) -> Mapping:
     return Mapping((), 0, 0, 0, 0)
 
 
-def _without_credentials(text: str, digest: str, findings: Findings, read_include: ReadInclude | None) -> str:
-    """Return the text without the credentials of its URLs (also in comments, but not in the values of variables).
+def _without_credentials(
+    text: str, includes: dict[str, str], digest: str, findings: Findings
+) -> tuple[str, dict[str, str]]:
+    """Return the texts without the credentials of their URLs (also in comments, but not in the values of variables).
 
     What is left is read again: it must hold no credentials and have the same name, or the document is refused.
     """
-    if "@" not in text and "/t/" not in text and not findings.has_credentials:
-        return text
+    if not findings.has_credentials and not any("@" in it or "/t/" in it for it in (text, *includes.values())):
+        return text, includes
     document = read_document(text, Findings(findings.source))
-    _, reader = _identify(document, Findings(findings.source), read_include)
+    _, reader = _identify(document, Findings(findings.source), reader_of(includes))
     clean = redact(text, reader.variable_spans if reader else ())
-    if clean == text and not findings.has_credentials:
-        return text
-    if not _has_name(clean, digest, read_include):
+    clean_includes = {path: redact(content) for path, content in includes.items()}
+    if clean == text and clean_includes == includes and not findings.has_credentials:
+        return text, includes
+    if not _has_name(clean, digest, reader_of(clean_includes)):
         hint = "write the URL without them, and put them into netrc or rattler's auth file"
         findings.problem(0, 0, "a URL's credentials cannot be removed from the text of the document", hint)
         findings.raise_if_any()
-    return clean
+    return clean, clean_includes
 
 
 def _has_name(text: str, digest: str, read_include: ReadInclude | None) -> bool:

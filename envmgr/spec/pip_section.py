@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from envmgr.model import PipOption, PipRequirement
@@ -30,6 +30,18 @@ _HASH = re.compile(r"(?:sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{
 _SINGLE = ("--index-url",)
 
 
+def reader_of(includes: Mapping[str, str]) -> ReadInclude:
+    """Return the function that reads included files that were read before, as ``Spec.includes`` keeps them."""
+
+    def read_include(path: str) -> bytes:
+        try:
+            return includes[path].encode()
+        except KeyError:
+            raise FileNotFoundError(2, "it was not sent along", path) from None
+
+    return read_include
+
+
 class Place(NamedTuple):
     """Where a line stands: in the document, and perhaps in an included file there (`within`, for messages)."""
 
@@ -48,7 +60,8 @@ class PipSection:
         self._constraints: set[str] = set()
         self._options: dict[PipOption, None] = {}
         self._included = 0
-        self.has_includes = False
+        self.includes: dict[str, str] = {}
+        """The content of each included file, by its path as `ReadInclude` gets it; read once."""
 
     def requirements(self) -> tuple[PipRequirement, ...]:
         """Return the requirements, sorted; those that differ in their hashes only are joined."""
@@ -166,14 +179,13 @@ class PipSection:
         self._included += 1
         if self._included > MAX_INCLUDES:
             raise Refusal(f"more than {MAX_INCLUDES} files are included")
-        self.has_includes = True
         for number, line in _logical_lines(self._content(path)):
             within = place._replace(within=f"{path}, line {number}: ")
             self._take_line(line, (), within, (*files, path), is_constraint=is_constraint)
 
     def _content(self, path: str) -> str:
-        if self._read_include is None:
-            return ""
+        if path in self.includes or self._read_include is None:
+            return self.includes.get(path, "")
         try:
             content = self._read_include(path)
         except OSError as error:
@@ -181,7 +193,7 @@ class PipSection:
         if len(content) > MAX_INCLUDE_BYTES:
             raise Refusal(f"{shown(path)} is larger than the limit of {MAX_INCLUDE_BYTES} bytes")
         try:
-            return content.decode("utf-8-sig")
+            return self.includes.setdefault(path, content.decode("utf-8-sig"))
         except UnicodeDecodeError as error:
             raise Refusal(f"{shown(path)} is not UTF-8", "save it as UTF-8") from error
 
@@ -190,8 +202,7 @@ class PipSection:
             self._credentials(place)
 
     def _credentials(self, place: Place) -> None:
-        # What an included file says is not kept as text, so nothing has to be removed from the document for it.
-        self._findings.has_credentials |= not place.within
+        self._findings.has_credentials = True
         self._findings.warn(place.line, place.column, place.within + CREDENTIALS, CREDENTIALS_HINT)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 
 import pytest
@@ -11,9 +12,10 @@ from packaging.markers import Marker
 from packaging.requirements import InvalidRequirement, Requirement
 from uv import find_uv_bin
 
+from envmgr import codec
 from envmgr.errors import InvalidSpec
 from envmgr.model import PipOption, PipRequirement, Spec
-from envmgr.spec import parse_mapping, uv_arguments
+from envmgr.spec import parse, parse_mapping, reader_of, uv_arguments
 from envmgr.spec.markers import marker
 from envmgr.spec.pip_options import OPTIONS
 from envmgr.spec.pip_requirements import requirement
@@ -344,6 +346,48 @@ def test_includes_that_cannot_be_read() -> None:
     assert "not a constraint" in problems("-c c.txt", files={"c.txt": "numpy[x]<2"})[0]
     with pytest.raises(InvalidSpec, match="not UTF-8"):
         parse_mapping({"dependencies": [{"pip": ["-r x"]}]}, read_include=lambda _: "é".encode("latin-1"))
+
+
+_LINES = st.lists(
+    st.sampled_from(
+        [
+            "foo>=1", "bar \\\r\n  <2 # why", "--pre", "-r b.txt", "-c deep/c.txt", "-r deep/d.txt", "# https://u:p@h.org/x",
+            "--extra-index-url https://user:secret@h.org/s", "baz @ https://tok@h.org/b-1-py3-none-any.whl",
+            "git+https://u:secret@h.org/x.git", "a; python_version < '3.9'",
+        ]
+    ),
+    max_size=5,
+).map("\n".join)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(first=_LINES, second=_LINES, third=_LINES, is_bare=st.booleans())
+def test_what_a_spec_keeps_reads_back_to_its_name(*, first: str, second: str, third: str, is_bare: bool) -> None:
+    """Text and includes of a spec have its name without any file, hold no credentials, and survive spec.json."""
+    files = {"a.txt": first, "b.txt": second.replace("-r b.txt", ""), "deep/c.txt": "numpy<2\n", "deep/d.txt": third}
+    files = {path: text.replace("-r deep/d.txt", "").replace("deep/", "") for path, text in files.items()}
+    files |= {"c.txt": "numpy<3\n", "deep/b.txt": "six\n"}
+    spec = pip("-r a.txt", *([] if is_bare else ["-r deep/d.txt", "x"]), files=files)
+    again = parse(spec.source_text, read_include=reader_of(dict(spec.includes)))
+    assert (again.name, again.canonical_text) == (spec.name, spec.canonical_text)
+    assert (again.source_text, again.includes) == (spec.source_text, spec.includes)
+    assert "secret" not in str([spec.source_text, spec.includes])
+    assert "tok@" not in str(spec.includes)
+    loaded = codec.load(Spec, json.loads(codec.dump(spec)))
+    assert (loaded, loaded.includes) == (spec, spec.includes)
+
+
+def test_a_spec_that_was_kept_without_includes_still_loads() -> None:
+    """A spec.json from before includes were kept has none."""
+    document = json.loads(codec.dump(pip("-r a.txt", files={"a.txt": "six"})))
+    del document["includes"]
+    assert codec.load(Spec, document).includes == ()
+
+
+def test_credentials_of_an_include_that_cannot_be_removed_refuse_the_document() -> None:
+    """Where cutting the credentials out would change the name, nothing is kept: the document is refused."""
+    with pytest.raises(InvalidSpec, match="cannot be removed"):
+        pip("-r a.txt", files={"a.txt": "--extra-index-url https://user:sec\\\nret@h.org/s\n"})
 
 
 def test_pip_is_added() -> None:
