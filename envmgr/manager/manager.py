@@ -114,9 +114,17 @@ class Manager:
         return removal.remove(self.context, name, when_free=when_free, forget=forget, limit=limit, report=report)
 
     @_writes
-    def lock(self, spec: Spec, *, timeout_s: float | None = None, report: Reporter = ignore) -> str:
+    def lock(
+        self,
+        spec: Spec,
+        *,
+        timeout_s: float | None = None,
+        is_cancelled: Callable[[], bool] = never,
+        report: Reporter = ignore,
+    ) -> str:
         """Return the text of the lockfile in force for `spec`, solved if there is none."""
-        return locking.lock(self.context, spec, limit=TimeLimit(self.context.clock, timeout_s), report=report)
+        limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
+        return locking.lock(self.context, spec, limit=limit, report=report)
 
     @_writes
     def relock(
@@ -125,18 +133,24 @@ class Manager:
         *,
         exclude_newer: str | None = None,
         timeout_s: float | None = None,
+        is_cancelled: Callable[[], bool] = never,
         report: Reporter = ignore,
     ) -> replacement.Replaced:
         """Solve again, build and republish; running jobs keep the old build."""
-        limit = TimeLimit(self.context.clock, timeout_s)
+        limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
         return replacement.relock(self.context, name, exclude_newer=exclude_newer, limit=limit, report=report)
 
     @_writes
     def repair(
-        self, name: EnvName, *, timeout_s: float | None = None, report: Reporter = ignore
+        self,
+        name: EnvName,
+        *,
+        timeout_s: float | None = None,
+        is_cancelled: Callable[[], bool] = never,
+        report: Reporter = ignore,
     ) -> replacement.Replaced:
         """Build the same packages again, validated byte by byte, and republish."""
-        limit = TimeLimit(self.context.clock, timeout_s)
+        limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
         return replacement.repair(self.context, name, limit=limit, report=report)
 
     def verify(self, name: EnvName) -> tuple[Damage, ...]:
