@@ -17,6 +17,9 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 Strings = tuple[str, ...]
 
+CREDENTIAL = "credential:"
+"""Before a name: a file that systemd hands to the service (``LoadCredential=``); see `envmgr.settings.sources`."""
+
 _LARGEST = 1e15
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
@@ -36,7 +39,7 @@ class Kind(Generic[T]):
     is_table: bool = False
     """Whether sources are joined entry by entry; other values replace the ones before them."""
     is_path: bool = False
-    """Whether a leading ``~/`` is the home directory."""
+    """Whether a leading ``~/`` is the home directory, and `CREDENTIAL` a directory of the service's."""
 
 
 # ---------------------------------------------------------------------------------------------------------- one value
@@ -90,6 +93,15 @@ def _path(text: str) -> str:
     return text
 
 
+def _file(text: str) -> str:
+    name = text[len(CREDENTIAL) :] if text.startswith(CREDENTIAL) else None
+    if name is None:
+        return _path(text)
+    if not name or name in (".", "..") or "/" in name or not name.isprintable():
+        raise ValueError("")
+    return text
+
+
 def _place(text: str) -> str:
     return _url(text) if "://" in text else _path(text)
 
@@ -135,7 +147,9 @@ URL_VALUE: Kind[str] = Kind("an http, https or file URL", lambda value: _url(_te
 OPTIONAL_URL: Kind[str | None] = Kind(URL_VALUE.name, _optional(_url), _optional(_url))
 OPTIONAL_TEXT: Kind[str | None] = Kind("a text", _optional(str.strip), _optional(str.strip))
 OPTIONAL_ADDRESS: Kind[str | None] = Kind("host:port", _optional(_address), _optional(_address))
-OPTIONAL_PATH: Kind[str | None] = Kind("an absolute path", _optional(_path), _optional(_path), is_path=True)
+OPTIONAL_PATH: Kind[str | None] = Kind(
+    "an absolute path, or credential:NAME", _optional(_file), _optional(_file), is_path=True
+)
 MACHINE_CLASS: Kind[str] = Kind(
     "a machine class such as linux-64+cuda12", lambda value: _machine_class(_text(value)), _machine_class
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -93,6 +94,17 @@ def markdown() -> str:
         default = "" if row.personal_default in (None, "") else f"`{_literal(row.personal_default)}`"
         lines.append(f"| `{row.key}` | {default} | {service} | {doc.replace('|', chr(92) + '|')} |")
     return "\n".join(lines) + "\n"
+
+
+def commented_file() -> str:
+    """Return a settings file for a service's host: every setting as a comment, with its default there."""
+    lines = []
+    for row in table():
+        words = f"{row.doc} Expected: {row.expected}." + (" The same on every host." if row.is_cluster_wide else "")
+        lines += textwrap.wrap(words.replace("`", ""), 100, initial_indent="# ", subsequent_indent="# ")
+        value = "" if row.service_default is None else row.service_default
+        lines += [f"#{row.key} = {_literal(value)}", ""]
+    return "\n".join(lines)
 
 
 def _literal(value: object) -> str:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from envmgr.errors import UsageError
 from envmgr.settings import condarc, environment, machine, pipconf
 from envmgr.settings.schema import BY_KEY, ENTRIES, Mode, Values
-from envmgr.settings.sources import DEFAULT, Layer, Source, read_environment, read_file
+from envmgr.settings.sources import DEFAULT, Layer, Source, is_credential, read_environment, read_file
 
 if TYPE_CHECKING:
     from envmgr.model import Spec
@@ -121,6 +121,9 @@ def load(
         own.append(read_file(root / FILE_NAME, environ, home))
     variables, warnings = read_environment(environ, home)
     own.append(variables)
+    if mode == "personal":
+        # /etc speaks to every user of the host; the service's logins are none of theirs, and must not hide their own.
+        own = [_without_credentials(layer) for layer in own]
     # Whether the files of others count is itself a setting; only envmgr's own sources can say so.
     switches = _merge(own, mode)
     others = _others(
@@ -139,6 +142,10 @@ def load(
         variables={name: text for name, text in environ.items() if allowed is None or name in allowed},  # type: ignore[operator]
         warnings=warnings,
     )
+
+
+def _without_credentials(layer: Layer) -> Layer:
+    return {key: found for key, found in layer.items() if not is_credential(BY_KEY[key], found[0])}
 
 
 def _machine_class(found: tuple[object, tuple[Source, ...]], subdir: str) -> tuple[object, tuple[Source, ...]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from envmgr.errors import UsageError
 from envmgr.settings import channels as words
+from envmgr.settings.kinds import CREDENTIAL
 from envmgr.settings.machine import is_selected
 from envmgr.settings.redact import redact
 from envmgr.wire.pipe import Channel, Network, PipSettings
@@ -109,7 +110,8 @@ def _proxy(key: str, value: str) -> str:
 
 def _existing(settings: Settings, key: str, path: str | None) -> str | None:
     if path is not None and not os.path.isfile(path):
-        raise UsageError(
-            f"{settings.source_text(key)}: there is no file {path}", hint=f"setting {key}", key=key, file=path
-        )
+        hint = f"setting {key}"
+        if path.startswith(CREDENTIAL):
+            hint += f"; the service's unit must load it: LoadCredential={path[len(CREDENTIAL) :]}:/its/path"
+        raise UsageError(f"{settings.source_text(key)}: there is no file {path}", hint=hint, key=key, file=path)
     return path

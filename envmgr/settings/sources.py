@@ -5,11 +5,15 @@ A `Layer` is what one source says: key → value and where it stands. Layers are
 
 ``${NAME}`` in a text of a TOML file is replaced by that environment variable, so that a password need not stand in
 the file; an unset variable is an error.
+
+``credential:NAME`` in place of a path is the file of that name in ``$CREDENTIALS_DIRECTORY``, where systemd puts what
+the service's unit loads (``LoadCredential=``). Outside of the service it stays as it is: a name without a file.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import sys
 from collections.abc import Mapping
@@ -18,6 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from envmgr.errors import UsageError
+from envmgr.settings.kinds import CREDENTIAL
 from envmgr.settings.schema import BY_KEY, Entry
 
 OTHER_VARIABLES = frozenset({"ENVMGR_ROOT", "ENVMGR_ENV", "ENVMGR_SPEC"})
@@ -64,7 +69,8 @@ def read_file(path: Path, environ: Mapping[str, str], home: Path) -> Layer:
             raise UsageError(
                 f"{path}: there is no setting {key!r}", hint=_did_you_mean(key, BY_KEY), file=str(path), key=key
             )
-        layer[key] = (convert(BY_KEY[key], _expand(value, environ, source), source, home), (source,))
+        text = convert(BY_KEY[key], _expand(value, environ, source), source, home)
+        layer[key] = (_credential(BY_KEY[key], text, environ), (source,))
     return layer
 
 
@@ -81,7 +87,7 @@ def read_environment(environ: Mapping[str, str], home: Path) -> tuple[Layer, tup
                 value = entry.kind.from_text(environ[name])
             except ValueError as error:
                 raise misfit(entry, source, str(error)) from None
-            layer[entry.key] = (_home(entry, value, home), (source,))
+            layer[entry.key] = (_credential(entry, _home(entry, value, home), environ), (source,))
         elif name not in OTHER_VARIABLES:
             hint = _did_you_mean(name, variables)
             if hint is not None:
@@ -160,6 +166,18 @@ def _home(entry: Entry, value: object, home: Path) -> object:
     if isinstance(value, tuple):
         return tuple(_home(entry, item, home) for item in value)
     return str(home / value[2:]) if isinstance(value, str) and value.startswith("~/") else value
+
+
+def _credential(entry: Entry, value: object, environ: Mapping[str, str]) -> object:
+    directory = environ.get("CREDENTIALS_DIRECTORY")
+    if directory and is_credential(entry, value):
+        return os.path.join(directory, str(value)[len(CREDENTIAL) :])
+    return value
+
+
+def is_credential(entry: Entry, value: object) -> bool:
+    """Tell whether a value names a file of the service's that this process was not given."""
+    return entry.kind.is_path and isinstance(value, str) and value.startswith(CREDENTIAL)
 
 
 def _did_you_mean(word: str, known: Mapping[str, object]) -> str | None:
