@@ -17,10 +17,10 @@ import envmgr
 
 @pytest.fixture(scope="session", autouse=True)
 def _signals() -> None:
-    """Start programs as a terminal does: whoever runs the tests in the background may have SIGINT or SIGHUP ignored."""
+    """Start programs as a terminal does: whoever runs the tests in the background may have these signals ignored."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         if signal.getsignal(number) == signal.SIG_IGN:
             signal.signal(number, signal.SIG_DFL)
 
