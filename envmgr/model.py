@@ -247,6 +247,7 @@ class EnvironmentInfo:
     is_pinned: bool
     used_by: tuple[Usage, ...]
     failure: Failure | None
+    last_used_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ def environment(info: EnvironmentInfo) -> Json:
         "lock_digest": info.lock_digest,
         "machine_class": info.machine_class,
         "created_at": info.created_at,
+        "last_used_at": info.last_used_at,
         "size_bytes": info.size_bytes,
         "packages": info.packages,
         "python_version": info.python_version,

@@ -1,73 +1,142 @@
-"""collect: free what no environment needs.
+"""collect, reclaim, recover: free what is of no use any more.
 
-Of this host's store: leftover builds, the trash, temporary files of killed writers, packages and archives in the cache
-that no published build's lockfile names. Environments themselves are not chosen for removal here, and the pip section's
-cache is uv's own.
+In this order: leftover builds, the trash, temporary files of killed writers; environments, where the limits want it
+(`envmgr.manager.collection_environments`); then what no environment needs of the caches
+(`envmgr.manager.collection_caches`), and remembered texts. Every deletion is of something that nothing leads to; a
+crash at any point leaves each environment whole or absent, and the rest for the next run.
+
+Never waited for is anybody: what somebody is busy with is left for the next time. Aliases, specs and lockfiles of
+collected environments stay: who creates one again gets the same packages under the same names.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envmgr import fsio, lockfile
-from envmgr.errors import InvalidSpec
-from envmgr.fsio import Step
-from envmgr.model import Json
+from envmgr.events import Event, Reporter, ignore
+from envmgr.manager import collection_caches, collection_environments
+from envmgr.manager.collection_run import Collected, Limits, Run
+from envmgr.manager.waiting import TimeLimit
 from envmgr.names import EnvName, is_name
-from envmgr.store import cache, leases, locks, orphans, publication, sweep
+from envmgr.store import leases, locks, orphans, publication, sweep, usage
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
     from envmgr.names import BuildId
 
+__all__ = ["Collected", "Limits", "Reclaimed", "collect", "reclaim", "recover"]
+
 _STRAY_AGE_S = 3600.0
 """How old a temporary file must be before it is a killed writer's; a live one needs it for milliseconds."""
+_STRAY_AGE_AT_START_S = 10.0
+"""The same where hardly anybody can be writing: when a daemon begins to serve its store."""
+
+
+def collect(
+    context: Context,
+    *,
+    dry_run: bool,
+    limits: Limits | None = None,
+    protected: Collection[EnvName] = (),
+    limit: TimeLimit | None = None,
+    report: Reporter = ignore,
+) -> tuple[Collected, ...]:
+    """Free what the module says and return what was freed; with `dry_run` only say what would be.
+
+    Environments named in `protected` stay. Raises what `limit` raises, between two things.
+    """
+    run = Run(
+        context,
+        dry_run,
+        (limits or Limits()).over(context.settings),
+        protected,
+        report,
+        check=limit.check if limit is not None else lambda: None,
+    )
+    report(Event("begin", "sweep"))
+    collection_environments.sample_use(context)
+    _leftover_builds(run)
+    _trash(run)
+    _strays(run, _STRAY_AGE_S)
+    collection_environments.collect(run)
+    collection_caches.collect(run)
+    collection_caches.texts(run)
+    report(Event("end", "sweep"))
+    return tuple(run.found)
+
+
+def recover(context: Context) -> Reclaimed:
+    """Clear away what a killed daemon left, orphaned processes included; looks at no cache."""
+    reclaimed = reclaim(context)
+    run = Run(context, False, Limits().over(context.settings), (), ignore, check=lambda: None)
+    _trash(run)
+    _strays(run, _STRAY_AGE_AT_START_S)
+    return reclaimed
+
+
+# ------------------------------------------------------------------------------------------------------------- builds
 
 
 @dataclass(frozen=True, slots=True)
-class Collected:
-    """One thing that was (or would be) freed, why, and how large it is."""
+class Reclaimed:
+    """What became of builds that no name leads to.
 
-    path: Path
-    reason: str
-    size_bytes: int
-
-    def to_json(self) -> Json:
-        return {"path": str(self.path), "reason": self.reason, "size_bytes": self.size_bytes}
-
-
-def collect(context: Context, *, dry_run: bool) -> tuple[Collected, ...]:
-    """Free what no environment needs and return what was freed; with `dry_run` only say what would be.
-
-    Never waits: what somebody is busy with is left for the next time.
+    `gone` are deleted. Of those that stay, `leased` wait for the end of a lease, which is cheap to ask for, and `busy`
+    for a process without a lease or for another's work on the same name.
     """
-    return (
-        *_leftover_builds(context, dry_run=dry_run),
-        *_trash(context, dry_run=dry_run),
-        *_strays(context, dry_run=dry_run),
-        *_cache(context, dry_run=dry_run),
-    )
+
+    gone: tuple[BuildId, ...] = ()
+    leased: tuple[BuildId, ...] = ()
+    busy: tuple[BuildId, ...] = ()
 
 
-def _leftover_builds(context: Context, *, dry_run: bool) -> Iterator[Collected]:
+def reclaim(context: Context) -> Reclaimed:
+    """Delete every build that no name leads to and nobody uses: of killed builders, of ``remove --when-free``.
+
+    Costs two directory listings when there is none. Builds in progress are not counted.
+    """
     layout = context.layout
-    kept = set(publication.published(layout).values())
-    for build in sweep.all_builds(layout):
-        if build in kept:
-            continue
-        try:
-            found = Collected(layout.build(build).directory, "build that no name leads to", _size(context, build))
-        except FileNotFoundError:
-            continue  # another one takes it away
-        with contextlib.ExitStack() as held:
-            is_held = all(held.enter_context(locks.try_lock(layout, name)) for name in _names_of(context, build))
-            if is_held and (_is_free(context, build) if dry_run else sweep.reclaim(layout, build)):
-                yield found
+    gone, leased, busy = [], [], []
+    for build in _unpublished(context):
+        is_finished = layout.build(build).record.exists()
+        with _held(context, build) as is_held:
+            if not is_held:
+                busy += [build] if is_finished else []
+            elif is_finished and _is_leased(context, build):
+                leased.append(build)  # by users: whoever made it was done
+            elif sweep.reclaim(layout, build):
+                gone.append(build)
+            else:
+                busy.append(build)
+    return Reclaimed(tuple(gone), tuple(leased), tuple(busy))
+
+
+def _leftover_builds(run: Run) -> None:
+    context, layout = run.context, run.context.layout
+    for build in _unpublished(context):
+        run.check()
+        directory = layout.build(build).directory
+        tree = run.measure(directory)
+        with _held(context, build) as is_held:
+            if is_held and (_is_reclaimable(context, build) if run.is_dry else sweep.reclaim(layout, build)):
+                run.note(directory, "build that no name leads to", tree)
+
+
+def _unpublished(context: Context) -> list[BuildId]:
+    builds = sweep.all_builds(context.layout)  # before the names: whatever is published meanwhile is not among them
+    kept = set(publication.published(context.layout).values())
+    return [build for build in builds if build not in kept]
+
+
+@contextlib.contextmanager
+def _held(context: Context, build: BuildId) -> Iterator[bool]:
+    """Try to hold the build lock of each name that a build may be of, for the length of the block."""
+    with contextlib.ExitStack() as held:
+        yield all(held.enter_context(locks.try_lock(context.layout, name)) for name in _names_of(context, build))
 
 
 def _names_of(context: Context, build: BuildId) -> tuple[EnvName, ...]:
@@ -81,84 +150,32 @@ def _names_of(context: Context, build: BuildId) -> tuple[EnvName, ...]:
     return tuple(sorted(EnvName(entry) for entry in entries if is_name(entry) and entry.startswith(stem)))
 
 
-def _is_free(context: Context, build: BuildId) -> bool:
+def _is_leased(context: Context, build: BuildId) -> bool:
+    with leases.exclusive(context.layout.build(build)) as is_granted:
+        return not is_granted
+
+
+def _is_reclaimable(context: Context, build: BuildId) -> bool:
     """Tell whether nobody uses a build but, it may be, what a killed builder left running."""
-    paths = context.layout.build(build)
-    with leases.exclusive(paths) as is_granted:
-        return is_granted or bool(orphans.marked(paths.directory))
+    directory = context.layout.build(build).directory
+    if build in publication.published(context.layout).values() or not directory.is_dir():
+        return False
+    with leases.exclusive(context.layout.build(build)) as is_granted:
+        return bool(orphans.marked(directory)) or (is_granted and not usage.processes_inside(directory))
 
 
-def _size(context: Context, build: BuildId) -> int:
-    return cache.size_bytes(context.layout.build(build).directory)
+# -------------------------------------------------------------------------------------------------- trash and strays
 
 
-def _trash(context: Context, *, dry_run: bool) -> Iterator[Collected]:
-    for entry in sorted(os.listdir(context.layout.trash)):
-        if entry.startswith(sweep.FOREIGN):
-            continue  # somebody's own files, moved here by doctor; deleting them is the administrator's decision
-        path = context.layout.trash / entry
-        try:
-            found = Collected(path, "trash", cache.size_bytes(path))
-        except FileNotFoundError:
-            continue  # another one deletes, too
-        if not dry_run:
-            fsio.delete_tree(Step.DELETE, path)
-        yield found
+def _trash(run: Run) -> None:
+    for entry in sorted(os.listdir(run.context.layout.trash)):
+        # Somebody's own files, moved here by doctor, are the administrator's to delete.
+        if not entry.startswith(sweep.FOREIGN):
+            run.free([run.context.layout.trash / entry], "trash")
 
 
-def _strays(context: Context, *, dry_run: bool) -> Iterator[Collected]:
-    for path in sweep.stray_temporaries(context.layout):
-        try:
-            age_s = context.clock.time() - path.lstat().st_mtime
-            size_bytes = cache.size_bytes(path)
-        except FileNotFoundError:
-            continue
-        if age_s > _STRAY_AGE_S:
-            if not dry_run:
-                fsio.delete_tree(Step.DELETE, path)
-            yield Collected(path, "temporary file of a writer that was killed", size_bytes)
-
-
-def _cache(context: Context, *, dry_run: bool) -> Iterator[Collected]:
-    with cache.exclusive(context.layout) as is_granted:
-        if not is_granted:
-            return
-        wanted = _wanted_artifacts(context)
-        for digest, path in cache.entries(context.layout):
-            if digest in wanted:
-                continue
-            try:
-                found = Collected(path, "package that no environment needs", cache.size_bytes(path))
-            except FileNotFoundError:
-                continue
-            if not dry_run:
-                fsio.delete_tree(Step.DELETE, path)
-            yield found
-        yield from _bytecode(context, dry_run=dry_run)
-
-
-def _bytecode(context: Context, *, dry_run: bool) -> Iterator[Collected]:
-    """Free byte-code in bulk: it is thousands of small files, which nobody wants to read one by one."""
-    unused = cache.unused_bytecode(context.layout)
-    if unused:
-        size_bytes = sum(cache.size_bytes(path) for path in unused)
-        if not dry_run:
-            for path in unused:
-                fsio.delete_tree(Step.DELETE, path)
-        yield Collected(
-            cache.bytecode(context.layout), f"byte-code of {len(unused)} files, of no environment", size_bytes
-        )
-
-
-def _wanted_artifacts(context: Context) -> set[str]:
-    """Return the sha256, and the key when unpacked, of every package that a published build was made from."""
-    wanted = set()
-    for build in publication.published(context.layout).values():
-        try:
-            text = context.layout.build(build).lockfile.read_text(encoding="utf-8")
-            packages = lockfile.parse(text, context.settings.subdir).packages
-        except (InvalidSpec, OSError, UnicodeDecodeError):
-            continue  # damaged, which verify and doctor say; its packages can be fetched again
-        digests = {package.sha256 for package in packages if package.sha256}
-        wanted |= digests | {cache.unpacked_key(digest) for digest in digests}
-    return wanted
+def _strays(run: Run, age_s: float) -> None:
+    for path in sweep.stray_temporaries(run.context.layout):
+        with contextlib.suppress(FileNotFoundError):
+            if run.context.clock.time() - path.lstat().st_mtime > age_s:
+                run.free([path], "temporary file of a writer that was killed")

@@ -85,6 +85,7 @@ def _describe_one(
         is_pinned=records.is_pinned(layout, name),
         used_by=used_by,
         failure=failure,
+        last_used_at=records.read_last_use(layout, name) or (record.created_at if record else None),
     )
 
 

@@ -6,15 +6,16 @@ Everything here may block; `report` hears of progress from the calling thread. E
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from envmgr import ready
-from envmgr.errors import AliasTaken
 from envmgr.events import Reporter, ignore
 from envmgr.manager import (
     collection,
+    collection_environments,
     doctor,
     ensure,
     inspection,
@@ -77,11 +78,8 @@ class Manager:
         """
         if alias is not None and not move_alias:
             held_by = publication.all_aliases(self._layout).get(alias)
-            if held_by not in (None, spec.name):
-                raise AliasTaken(
-                    f"alias {alias!r} stands for {held_by}, not for {spec.name}",
-                    hint="--move lets it stand for the new one; processes that run keep the old one",
-                )
+            if held_by is not None and held_by != spec.name:
+                raise publication.alias_taken(alias, held_by, spec.name)
         limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
         ensured = ensure.ensure(self.context, spec, limit=limit, report=report, lock_text=lock_text, retry=retry)
         if alias is not None:
@@ -90,6 +88,9 @@ class Manager:
             except BaseException:
                 ensured.lease.close()
                 raise
+        self._stamp(spec.name)
+        if ensured.was_built:
+            self._reclaim_in_passing()
         return ensured
 
     @_writes
@@ -111,7 +112,9 @@ class Manager:
     ) -> removal.Removed:
         """Remove one environment; see `envmgr.manager.removal`."""
         limit = TimeLimit(self.context.clock, timeout_s)
-        return removal.remove(self.context, name, when_free=when_free, forget=forget, limit=limit, report=report)
+        removed = removal.remove(self.context, name, when_free=when_free, forget=forget, limit=limit, report=report)
+        self._reclaim_in_passing()
+        return removed
 
     @_writes
     def lock(
@@ -138,7 +141,8 @@ class Manager:
     ) -> replacement.Replaced:
         """Solve again, build and republish; running jobs keep the old build."""
         limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
-        return replacement.relock(self.context, name, exclude_newer=exclude_newer, limit=limit, report=report)
+        replaced = replacement.relock(self.context, name, exclude_newer=exclude_newer, limit=limit, report=report)
+        return self._published_anew(replaced)
 
     @_writes
     def repair(
@@ -151,7 +155,7 @@ class Manager:
     ) -> replacement.Replaced:
         """Build the same packages again, validated byte by byte, and republish."""
         limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
-        return replacement.repair(self.context, name, limit=limit, report=report)
+        return self._published_anew(replacement.repair(self.context, name, limit=limit, report=report))
 
     def verify(self, name: EnvName) -> tuple[Damage, ...]:
         """Return everything that is wrong with an environment."""
@@ -195,9 +199,51 @@ class Manager:
         records.set_pinned(self._layout, name, is_pinned=is_pinned)
 
     @_writes
-    def collect(self, *, dry_run: bool = False) -> tuple[collection.Collected, ...]:
-        """Free what no environment needs."""
-        return collection.collect(self.context, dry_run=dry_run)
+    def collect(
+        self,
+        *,
+        dry_run: bool = False,
+        limits: collection.Limits | None = None,
+        protected: Collection[EnvName] = (),
+        is_cancelled: Callable[[], bool] = never,
+        report: Reporter = ignore,
+    ) -> tuple[collection.Collected, ...]:
+        """Free what no environment needs, and the environments that the limits want to go.
+
+        `limits` stand in for the settings; environments in `protected` stay. See `envmgr.manager.collection`.
+        """
+        limit = TimeLimit(self.context.clock, None, is_cancelled)
+        return collection.collect(
+            self.context, dry_run=dry_run, limits=limits, protected=protected, limit=limit, report=report
+        )
+
+    @_writes
+    def reclaim(self) -> collection.Reclaimed:
+        """Delete the builds that no name leads to and nobody uses any more; cheap when there is none."""
+        return collection.reclaim(self.context)
+
+    @_writes
+    def recover(self) -> collection.Reclaimed:
+        """Clear away what a killed daemon left; for the start of one."""
+        return collection.recover(self.context)
+
+    @_writes
+    def sample_use(self) -> int:
+        """Note which environments are in use now; return how many are. To be called every now and then."""
+        return collection_environments.sample_use(self.context)
+
+    def _stamp(self, name: EnvName) -> None:
+        records.stamp_use(self._layout, name, self.context.clock.time())
+
+    def _published_anew(self, replaced: replacement.Replaced) -> replacement.Replaced:
+        self._stamp(replaced.record.name)
+        self._reclaim_in_passing()
+        return replaced
+
+    def _reclaim_in_passing(self) -> None:
+        """Let whoever changes the store free what others left; without a daemon nobody else does."""
+        with contextlib.suppress(OSError):
+            collection.reclaim(self.context)
 
     @_writes
     def examine(self, *, only: str | None = None, quarantine: bool = False) -> tuple[doctor.Finding, ...]:

@@ -8,6 +8,7 @@ environment whole, or absent with a leftover that the next sweep takes.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,7 @@ from envmgr.fsio import Step
 from envmgr.manager.context import Context
 from envmgr.manager.waiting import TimeLimit, locked
 from envmgr.model import Usage
-from envmgr.store import leases, publication, records, sweep, usage
+from envmgr.store import leases, locks, publication, records, sweep, usage
 
 if TYPE_CHECKING:
     from envmgr.names import BuildId, EnvName
@@ -41,9 +42,9 @@ def remove(
 
     Of one whose build failed, the failure is what there is to remove.
 
-    In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now, and the files are swept by whoever
-    builds that name or collects after the last user is gone. The lockfile in force stays, so that a later create makes
-    the same environment, unless `forget`.
+    In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now, and the files are reclaimed after the
+    last user is gone: by the daemon, or by whoever builds, removes or collects anything. The lockfile in force stays,
+    so that a later create makes the same environment, unless `forget`.
     Raises `EnvironmentNotFound`.
     """
     with locked(context, name, limit, report):
@@ -77,6 +78,31 @@ def _under_lock(context: Context, name: EnvName, *, when_free: bool) -> Removed 
         return Removed(name, build_id, is_deleted, users=users_of(context, build_id))
     fsio.delete_tree(Step.DELETE, target)
     return Removed(name, build_id, is_deleted=True)
+
+
+def remove_unused(
+    context: Context, name: EnvName, build_id: BuildId, is_wanted: Callable[[], bool], *, is_dry: bool
+) -> bool:
+    """Remove a published build that nobody uses, and tell whether its name is gone; with `is_dry`, would be.
+
+    Never waits: one that is busy, was replaced meanwhile, or that `is_wanted` (asked under the build lock) does not
+    want to go any more, stays.
+    """
+    layout = context.layout
+    paths = layout.build(build_id)
+    with locks.try_lock(layout, name) as is_held:
+        if not is_held or publication.published(layout).get(name) != build_id or not is_wanted():
+            return False
+        with leases.exclusive(paths) as is_granted:
+            if not is_granted or usage.processes_inside(paths.directory):
+                return False
+            if is_dry:
+                return True
+            publication.unpublish(layout, name, build_id)
+            target = sweep.to_trash(layout, build_id)
+        if target is not None:
+            fsio.delete_tree(Step.DELETE, target)
+    return True
 
 
 def users_of(context: Context, build_id: BuildId, except_pid: int | None = None) -> tuple[Usage, ...]:

@@ -5,6 +5,7 @@
     pkgs/.use                 shared flock: a build reads the cache; exclusive: entries are being deleted
     pkgs/archives/<sha256>    verified archives, as downloaded
     pkgs/unpacked/<key>       unpacked packages, whose files the prefixes share; <key>.ok says that one is complete
+    pkgs/locks/<key>          flock: one build fetches or unpacks this package
     pkgs/bytecode/*/<sha256>  byte-code by the digest of its source; the environments' own files, linked
 
 The key of an unpacked package is the first 48 digits of its archive's SHA-256: still beyond any collision, and short
@@ -23,6 +24,7 @@ from pathlib import Path
 
 from envmgr.store import locks
 from envmgr.store.layout import Layout
+from envmgr.store.sizes import Links
 
 _KINDS = ("archives", "unpacked")
 _UNPACKED_DIGITS = 48
@@ -54,20 +56,15 @@ def bytecode(layout: Layout) -> Path:
     return layout.packages / "bytecode"
 
 
-def unused_bytecode(layout: Layout) -> tuple[Path, ...]:
+def unpacked(layout: Layout) -> Path:
+    return layout.packages / "unpacked"
+
+
+def locks_of_packages(layout: Layout) -> Path:
+    """Return where builds lock a package while they fetch or unpack it."""
+    return layout.packages / "locks"
+
+
+def unused_bytecode(layout: Layout, links: Links) -> tuple[Path, ...]:
     """Return the byte-code in the cache that no environment and no build shares any more."""
-    return tuple(path for path in bytecode(layout).glob("*/*") if path.lstat().st_nlink == 1)
-
-
-def size_bytes(path: Path) -> int:
-    """Return the bytes that deleting `path` would free: files that a prefix shares (hard links) count nothing."""
-    if path.is_symlink() or not path.is_dir():
-        status = path.lstat()
-        return status.st_blocks * 512 if status.st_nlink == 1 else 0
-    total = 0
-    for directory, _, files in os.walk(path):
-        for file in files:
-            with contextlib.suppress(FileNotFoundError):
-                status = os.lstat(os.path.join(directory, file))
-                total += status.st_blocks * 512 if status.st_nlink == 1 else 0
-    return total
+    return tuple(path for path in bytecode(layout).glob("*/*") if links.left(path.lstat()) == 1)

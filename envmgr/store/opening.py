@@ -7,6 +7,7 @@ locks do not exclude or symbolic links cannot be made, a root that is a file or 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -62,11 +63,11 @@ def open_for_writing(root: Path, mode: Mode = "personal") -> Layout:
 
 def translate(error: OSError, where: Path) -> Exception:
     """Return the store's own error for one of the operating system, or the same where there is none."""
-    if error.errno in (28, 122):  # ENOSPC, EDQUOT
+    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         return NoSpace(
             f"no space left (bytes, inodes or quota) on the file system of {where}", hint="envmgr gc frees some"
         )
-    if error.errno in (1, 13, 30):  # EPERM, EACCES, EROFS
+    if error.errno in {errno.EPERM, errno.EACCES, errno.EROFS}:
         return PermissionRefused(f"may not write {error.filename or where}: {error.strerror}")
     return error
 

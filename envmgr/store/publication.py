@@ -122,6 +122,16 @@ def all_aliases(layout: Layout) -> dict[Alias, EnvName]:
     return found
 
 
+def alias_taken(alias: Alias, held_by: EnvName, name: EnvName) -> AliasTaken:
+    """Return the error of an alias that is wanted for `name` and stands for another one."""
+    return AliasTaken(
+        f"alias {alias!r} stands for {held_by}, not for {name}",
+        hint="--move lets it stand for the new one; processes that run keep the old one",
+        alias=alias,
+        name=held_by,
+    )
+
+
 def set_alias(layout: Layout, alias: Alias, name: EnvName, *, move: bool = False) -> None:
     """Let `alias` stand for `name`; `AliasTaken` when it stands for another one and `move` is false.
 
@@ -145,12 +155,7 @@ def set_alias(layout: Layout, alias: Alias, name: EnvName, *, move: bool = False
         if held_by == name:
             return
         if not move:
-            raise AliasTaken(
-                f"alias {alias!r} stands for {held_by}, not for {name}",
-                hint="--move lets it stand for the new one; processes that run keep the old one",
-                alias=alias,
-                name=held_by,
-            )
+            raise alias_taken(alias, held_by, name)
         fsio.link_replacing(Step.ALIAS, name, layout.alias(alias))
         return
 

@@ -8,6 +8,7 @@
     names/<name>/pinned                    present: never collected
     names/<name>/failure.json              the last failure; gone after a success
     names/<name>/creator.json              the user that the daemon made it for last
+    names/<name>/last-used                 empty; its modification time is when the name was last seen in use
     by-text/<sha256>                       symbolic link to the name of a document that was already seen
 
 JSON documents carry ``format``; one of a later format raises `StoreTooNew`, an unreadable one `Corrupt`.
@@ -195,6 +196,27 @@ def read_creator(layout: Layout, name: EnvName) -> int | None:
     except (FileNotFoundError, NotADirectoryError, Corrupt, StoreTooNew):
         return None
     return uid if isinstance(uid, int) else None
+
+
+def stamp_use(layout: Layout, name: EnvName, at: float) -> None:
+    """Note that a name is in use. Cheap and not durable, so no `Step`: after a crash an older time may stand there.
+
+    Nothing is promised: with a full disk, in somebody else's store, or where nothing is known of the name, it is left.
+    """
+    with contextlib.suppress(OSError):
+        fd = os.open(layout.name(name) / "last-used", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            os.utime(fd, (at, at))
+        finally:
+            os.close(fd)
+
+
+def read_last_use(layout: Layout, name: EnvName) -> float | None:
+    """Return when the name was last seen in use, or ``None``."""
+    try:
+        return (layout.name(name) / "last-used").stat().st_mtime
+    except OSError:
+        return None
 
 
 def forget(layout: Layout, name: EnvName) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from pathlib import Path
 
 from envmgr import fsio
@@ -116,7 +117,13 @@ def quarantine(layout: Layout, entry: str) -> Path:
     """Move what doctor found in ``envs/`` into the trash, undeleted, and return where it is now."""
     kept = os.fsdecode(os.fsencode(entry)[:_ENTRY_MAX_BYTES])  # with what comes before it, no longer than names may be
     target = layout.trash / f"{FOREIGN}{os.urandom(6).hex()}-{kept}"
-    fsio.move(Step.QUARANTINE, layout.envs / entry, target)
+    source = layout.envs / entry
+    try:
+        fsio.move(Step.QUARANTINE, source, target)
+    except PermissionError:
+        # A directory that its owner may not write cannot change its parent, unless root moves it (rename(2)).
+        fsio.set_directory_mode(Step.QUARANTINE, source, stat.S_IMODE(source.lstat().st_mode) | stat.S_IWUSR)
+        fsio.move(Step.QUARANTINE, source, target)
     return target
 
 

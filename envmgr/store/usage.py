@@ -11,6 +11,7 @@ Source: proc(5), `proc_pid_fdinfo(5)`.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ How = Literal["lease", "exe", "cwd", "maps"]
 Mode = Literal["READ", "WRITE"]
 _FLOCK = re.compile(r"^lock:\s+\d+:\s+FLOCK\s+ADVISORY\s+(READ|WRITE)", re.MULTILINE)
 _COMMAND_CHARS = 160
+_FIRST_PID_NAMESPACE = 0xEFFFFFFC  # PROC_PID_INIT_INO
 
 
 def lock_holders(paths: Iterable[Path]) -> Mapping[Path, tuple[Usage, ...]]:
@@ -39,16 +41,62 @@ def lock_taker(path: Path) -> Usage | None:
     waiters that all want to know. For leases see `lock_holders`.
     """
     try:
-        status = path.stat()
+        inode = _inode_text(path.stat())
         with open("/proc/locks", encoding="ascii") as file:
             lines = file.readlines()
     except OSError:
         return None
-    inode = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
     for fields in map(str.split, lines):
         if fields[1] == "FLOCK" and fields[5] == inode and int(fields[4]) > 0:
             return _usage(int(fields[4]), "lease")
     return None
+
+
+def held(paths: Iterable[Path], witness: Path) -> frozenset[Path]:
+    """Return those lease files that somebody holds now; one look at /proc/locks, and at the processes only if need be.
+
+    /proc/locks does not tell all where the process that took a lock is dead and this is a container's PID namespace, or
+    where the file system gives other device numbers to stat(2). So a lock of our own on `witness`, any file on the same
+    file system that we may read, has to be found there; where it is not, or in such a namespace, each process is asked.
+    """
+    wanted = list(paths)
+    if not wanted:
+        return frozenset()
+    if _is_first_namespace():
+        fd = os.open(witness, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            locked = _locked_inodes()
+            if _inode_text(os.fstat(fd)) in locked:
+                return frozenset(path for path in wanted if _text_of(path) in locked)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(fd)
+    return frozenset(path for path, holders in lock_holders(wanted).items() if holders)
+
+
+def _is_first_namespace() -> bool:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino == _FIRST_PID_NAMESPACE
+    except OSError:
+        return False
+
+
+def _locked_inodes() -> frozenset[str]:
+    with open("/proc/locks", encoding="ascii") as file:
+        return frozenset(fields[5] for fields in map(str.split, file) if fields[1] == "FLOCK")
+
+
+def _inode_text(status: os.stat_result) -> str:
+    return f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+
+
+def _text_of(path: Path) -> str | None:
+    try:
+        return _inode_text(path.stat())
+    except OSError:
+        return None
 
 
 def exclusive_holders(paths: Iterable[Path]) -> Mapping[Path, tuple[Usage, ...]]:

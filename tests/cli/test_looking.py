@@ -14,7 +14,7 @@ from envmgr.cli import output
 
 LISTED_KEYS = {
     "name", "state", "label", "aliases", "path", "prefix", "build_id", "digest", "lock_digest", "machine_class",
-    "created_at", "size_bytes", "packages", "python_version", "is_pinned", "used_by", "failure",
+    "created_at", "last_used_at", "size_bytes", "packages", "python_version", "is_pinned", "used_by", "failure",
 }  # fmt: skip
 
 

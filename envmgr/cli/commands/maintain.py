@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -15,6 +15,9 @@ from envmgr.errors import EnvironmentNotFound, UsageError
 
 if TYPE_CHECKING:
     from envmgr.manager.collection import Collected
+    from envmgr.settings.kinds import Kind
+
+T = TypeVar("T")
 
 
 def remove(
@@ -31,8 +34,9 @@ def remove(
     """Remove an environment, or drop an alias.
 
     FILE or NAME removes the environment, ALIAS drops the alias and nothing else. An environment in use is not
-    removed: exit code 7, naming the processes; with --when-free only its files stay, until the first create of that
-    name, or gc, after the last of them has ended. Its lockfile stays, so that create makes the same environment again.
+    removed: exit code 7, naming the processes; with --when-free only its files stay, until the last of them has ended:
+    then the daemon frees them, or where there is none the next create that builds, remove or gc of anything.
+    Its lockfile stays, so that create makes the same environment again.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
@@ -137,24 +141,61 @@ def _pin(call: Call, word: str, *, is_pinned: bool) -> None:
 
 def gc(
     context: typer.Context,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed, and why.")] = False,
+    max_age: Annotated[
+        str | None,
+        typer.Option(metavar="30d", show_default=False, help="Remove environments not used for longer than this."),
+    ] = None,
+    max_total: Annotated[
+        str | None,
+        typer.Option(metavar="50GiB", show_default=False, help="Keep all environments together below this size."),
+    ] = None,
+    min_age: Annotated[
+        str | None,
+        typer.Option(metavar="1d", show_default=False, help="Remove none that was made or used more recently."),
+    ] = None,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Free what no environment needs.
+    """Free what no environment needs, and the environments that the limits want to go.
 
-    That is: leftovers of builds, the trash, cached packages of no environment. Environments are not touched.
+    That is: leftovers of builds, the trash, cached packages of no environment. Environments go, the least recently used
+    first, as the settings gc_... say, or these options instead of them; never one that is in use or pinned.
     """
+    from envmgr.manager.collection import Limits
+    from envmgr.settings import kinds
+
     call = Call(context, is_json=as_json, is_quiet=quiet)
+    limits = Limits(
+        max_age_s=_value("--max-age", max_age, kinds.DURATION),
+        max_total_bytes=_value("--max-total", max_total, kinds.SIZE),
+        min_age_s=_value("--min-age", min_age, kinds.DURATION),
+    )
     found: tuple[Collected, ...] = ()
     if call.has_store():
-        found = call.manager(writable=True).collect(dry_run=dry_run)
+        with call.progress() as report:
+            found = call.manager(writable=True).collect(dry_run=dry_run, limits=limits, report=report)
     freed_bytes = sum(thing.size_bytes for thing in found)
     record = {
         "is_dry_run": dry_run,
         "freed_bytes": freed_bytes,
         "collected": [thing.to_json() for thing in found],
     }
-    rows = [(output.size(thing.size_bytes), thing.reason, str(thing.path)) for thing in found]
-    call.answer(record, lambda: output.write_table(("SIZE", "WHY", "PATH"), rows) if rows else None)
+    rows = [(output.size(thing.size_bytes), _what(thing), thing.reason) for thing in found]
+    call.answer(record, lambda: output.write_table(("SIZE", "WHAT", "WHY"), rows) if rows else None)
     call.say(f"{output.size(freed_bytes)} {'would be' if dry_run else 'were'} freed")
+
+
+def _what(thing: Collected) -> str:
+    """Return what people call it: an environment's name; of a package, which a digest says nothing of, the reason."""
+    if thing.name is not None:
+        return thing.name
+    return "" if thing.path.parent.parent.name == "pkgs" else str(thing.path)
+
+
+def _value(option: str, text: str | None, kind: Kind[T]) -> T | None:
+    """Return the value of an option that is written like the setting it stands in for."""
+    try:
+        return None if text is None else kind.from_text(text)
+    except ValueError:
+        raise UsageError(f"{option} {text!r} is wrong", hint=f"expected {kind.name}") from None

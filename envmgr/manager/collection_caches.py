@@ -1,0 +1,167 @@
+"""Collection of the caches: packages, byte-code, pip's packages, and what is remembered of texts.
+
+All but the texts needs ``pkgs/.use`` alone, which builds hold shared. It is tried, never waited for, and given back for
+a moment after `_SLICE_S`, so that a build that comes meanwhile does not wait for the end of a large collection; then
+what is needed is looked up again.
+
+Needed is a package whose hash stands in the lockfile of a published build. Of uv's cache only uv knows what belongs
+together, so it is kept or goes as a whole: it goes when more of its bytes are of no environment than are of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from envmgr import fsio
+from envmgr.fsio import Step
+from envmgr.names import is_name
+from envmgr.store import cache
+from envmgr.store.sizes import Census, Links, Tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from envmgr.manager.collection_run import Run
+
+_HASH = re.compile(r"(?<![0-9a-f])(?:[0-9a-f]{64}|[0-9a-f]{32})(?![0-9a-f])", re.IGNORECASE)
+_SLICE_S = 1.0
+_PAUSE_S = 0.02
+_UV_WORTH_BYTES = 1 << 20
+
+
+def collect(run: Run) -> None:
+    """Free what no published build needs of the package cache and of uv's."""
+    clock = run.context.clock
+    is_done = False
+    while not is_done:
+        with cache.exclusive(run.context.layout) as is_granted:
+            if not is_granted:
+                return
+            until = clock.monotonic() + _SLICE_S
+            is_done = _packages(run, until) and _rest(run)
+        clock.sleep(0.0 if is_done else _PAUSE_S)
+
+
+def _packages(run: Run, until: float) -> bool:
+    """Free packages until the time is over; tell whether all are done."""
+    for key, paths in unneeded(run).items():
+        run.free(paths, _said_of(run, key, paths))
+        if run.context.clock.monotonic() > until:
+            return False
+    return True
+
+
+def _rest(run: Run) -> bool:
+    _locks(run)
+    _bytecode(run)
+    _uv(run)
+    return True
+
+
+def expected(run: Run) -> Tree:
+    """Return what `collect` would free now of the package cache; nothing is locked."""
+    return Links().measure(path for paths in unneeded(run).values() for path in paths)
+
+
+def unneeded(run: Run) -> dict[str, list[Path]]:
+    """Return the packages that no published build needs: by their key, everything that the cache has of each."""
+    needed = _needed(run)
+    found: dict[str, list[Path]] = {}
+    already = {thing.path for thing in run.found} if run.is_dry else set()
+    for entry, path in cache.entries(run.context.layout):
+        key = cache.unpacked_key(entry)
+        if key not in needed:
+            found.setdefault(key, []).append(path)
+    return {key: paths for key, paths in found.items() if already.isdisjoint(paths)}
+
+
+def _needed(run: Run) -> frozenset[str]:
+    """Return the keys of the packages that published builds were made from.
+
+    Whatever looks like a hash in a lockfile counts, so that a damaged one, too, keeps what it names.
+    """
+    layout = run.context.layout
+    return frozenset(key for build in run.published().values() for key in _keys(layout.build(build).lockfile))
+
+
+def _keys(lockfile: Path) -> Iterator[str]:
+    try:
+        text = lockfile.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return  # damaged, which verify and doctor say; its packages can be fetched again
+    for found in _HASH.findall(text):
+        yield cache.unpacked_key(found.lower()) if len(found) == 64 else f"md5-{found.lower()}"
+
+
+def _said_of(run: Run, key: str, paths: Iterable[Path]) -> str:
+    try:
+        index = json.loads((cache.unpacked(run.context.layout) / key / "info" / "index.json").read_bytes())
+        words = " ".join(str(index[field]) for field in ("name", "version", "build"))
+    except (OSError, ValueError, KeyError, TypeError):
+        if all(path.name.startswith(fsio.TEMPORARY) for path in paths):
+            return "unfinished packages of builds that were killed"
+        return "package that no environment needs"
+    return f"package {words}, which no environment needs"
+
+
+def _locks(run: Run) -> None:
+    """Free the lock files of packages that are not in the cache; nobody holds one while `.use` is ours."""
+    kept = {cache.unpacked_key(entry) for entry, _ in cache.entries(run.context.layout)}
+    directory = cache.locks_of_packages(run.context.layout)
+    stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in kept]
+    if stale:
+        run.free(stale, f"{len(stale)} lock files of packages that are not in the cache", shown=directory)
+
+
+def _bytecode(run: Run) -> None:
+    """Free byte-code in bulk: it is thousands of small files, which nobody wants to read one by one."""
+    unused = cache.unused_bytecode(run.context.layout, run.links)
+    if unused:
+        reason = f"byte-code of {len(unused)} files, of no environment"
+        run.free(unused, reason, shown=cache.bytecode(run.context.layout))
+
+
+def _uv(run: Run) -> None:
+    directory = run.context.layout.uv_cache
+    if not _listed(directory):
+        return
+    census = Census()
+    census.add(directory, directory)
+    tree = run.measure(directory)
+    if tree.disk_bytes < max(_UV_WORTH_BYTES, census.total.disk_bytes / 2):
+        return
+    if not run.is_dry:
+        target = run.context.layout.trash / f"uv-cache-{os.urandom(6).hex()}"
+        fsio.move(Step.TRASH, directory, target)
+        fsio.make_directory(Step.STORE, directory)
+        fsio.delete_tree(Step.DELETE, target)
+    run.note(directory, "cache of pip packages, most of them of no environment", tree)
+
+
+def texts(run: Run) -> None:
+    """Free what is remembered of texts whose environment is not there, once it is old."""
+    layout, now = run.context.layout, run.context.clock.time()
+    published = run.published()
+    stale = []
+    for path in _listed(layout.by_text):
+        try:
+            is_old = now - path.lstat().st_mtime > run.limits.min_age_s
+            target = os.readlink(path)
+        except OSError:
+            continue  # another one's, a temporary file, or nobody's
+        if is_old and is_name(target) and target not in published:
+            stale.append(path)
+    if stale:
+        run.free(stale, f"{len(stale)} remembered texts of environments that are not there", shown=layout.by_text)
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except FileNotFoundError:
+        return []
