@@ -16,7 +16,8 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import inspect, maintain, make, run
+from envmgr.cli.commands import inspect, maintain, make, run, service
+from envmgr.cli.commands.status import status
 from envmgr.version import __version__
 
 # The escape keeps the lines of the table apart.
@@ -72,6 +73,9 @@ app = typer.Typer(
     rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 _alias = typer.Typer(cls=_Group, help="Set, list and drop aliases.", rich_markup_mode=None)
+_service = typer.Typer(
+    cls=_Group, help="Install, upgrade, remove and look at the service of a host.", rich_markup_mode=None
+)
 
 _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "name", make.name),
@@ -90,14 +94,19 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "unpin", maintain.unpin),
     (app, "gc", maintain.gc),
     (app, "doctor", inspect.doctor),
+    (app, "status", status),
     (app, "settings", inspect.settings),
     (_alias, "set", maintain.set_alias),
     (_alias, "list", maintain.list_aliases),
     (_alias, "remove", maintain.remove_alias),
+    (_service, "install", service.install),
+    (_service, "uninstall", service.uninstall),
+    (_service, "status", service.status),
 )
 for _parent, _name, _function in _COMMANDS:
     _parent.command(_name, cls=_Command)(_function)
 app.add_typer(_alias, name="alias")
+app.add_typer(_service, name="service")
 
 
 @app.callback(invoke_without_command=True)

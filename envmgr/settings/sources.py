@@ -69,8 +69,8 @@ def read_file(path: Path, environ: Mapping[str, str], home: Path) -> Layer:
             raise UsageError(
                 f"{path}: there is no setting {key!r}", hint=_did_you_mean(key, BY_KEY), file=str(path), key=key
             )
-        text = convert(BY_KEY[key], _expand(value, environ, source), source, home)
-        layer[key] = (_credential(BY_KEY[key], text, environ), (source,))
+        found = convert(BY_KEY[key], _expand(value, environ, source), source, home)
+        layer[key] = (_credential(BY_KEY[key], found, environ), (source,))
     return layer
 
 
