@@ -84,7 +84,7 @@ def ensure(
         while True:
             lease = ready.acquire(context.root, spec.name)
             if lease is not None:
-                _check_found(context, spec, lease, lock_text)
+                check_found(context, spec, lease, lock_text)
                 return Ensured(lease, was_built=False, duration_s=context.clock.monotonic() - started)
             with locks.try_lock(context.layout, spec.name) as is_held:
                 if is_held:
@@ -114,7 +114,7 @@ def _raise_failure(context: Context, name: EnvName, before: Failure | None) -> N
         raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
 
-def _check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:
+def check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:
     """Make sure that what is published under the name is what was asked for; closes the lease if it is not."""
     try:
         digest, lock_digest = records.read_digests(context.layout, lease.name, lease.build_id)
@@ -140,7 +140,7 @@ def _under_lock(
 ) -> tuple[Lease, bool]:
     lease = ready.acquire(context.root, spec.name)
     if lease is not None:
-        _check_found(context, spec, lease, lock_text)
+        check_found(context, spec, lease, lock_text)
         return lease, False
     _raise_failure(context, spec.name, before)
     sweep.sweep_name(context.layout, spec.digest)
@@ -183,7 +183,7 @@ def _under_lock(
     winner = ready.acquire(context.root, spec.name)
     if winner is None:
         raise EnvmgrError(f"{spec.name} was published and taken away while it was built", hint="try again")
-    _check_found(context, spec, winner, lock_text)
+    check_found(context, spec, winner, lock_text)
     return winner, False
 
 

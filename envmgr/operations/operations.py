@@ -48,12 +48,12 @@ class Operations:
 
     def __init__(
         self, *, max_running: int, max_waiting: int, max_waiting_per_caller: int, clock: Clock,
-        on_end: Callable[[Flight], None] = lambda _flight: None,
+        on_end: Callable[[Flight], None] | None = None,
     ) -> None:  # fmt: skip
-        """`on_end` is called once for each flight, from the thread that ended it, after its listeners were woken."""
+        """`on_end`: see `hear_of_ends`."""
         self._limits = max_running, max_waiting, max_waiting_per_caller
         self._clock = clock
-        self._on_end = on_end
+        self._hearers = [] if on_end is None else [on_end]
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._flights: dict[str, Flight] = {}
@@ -66,6 +66,10 @@ class Operations:
         self._keeper: threading.Thread | None = None
         self._mean_s = _FIRST_GUESS_S
         self._is_draining = False
+
+    def hear_of_ends(self, hear: Callable[[Flight], None]) -> None:
+        """Have `hear` called once for each flight that ends from now on, after its listeners were woken."""
+        self._hearers.append(hear)
 
     # ----------------------------------------------------------------------------------------------------- for callers
 
@@ -341,13 +345,17 @@ class Operations:
                 flight, is_end = self._news.popleft()
             flight.wake()
             if is_end:
-                try:
-                    self._on_end(flight)
-                except Exception:  # noqa: BLE001 - the operation has ended all the same
-                    _log.exception("telling the end of operation %s failed", flight.id)
-                with self._lock:
-                    self._untold -= 1
-                    self._changed.notify_all()
+                self._tell_end(flight)
+
+    def _tell_end(self, flight: Flight) -> None:
+        for hear in self._hearers:
+            try:
+                hear(flight)
+            except Exception:  # noqa: BLE001 - the operation has ended all the same
+                _log.exception("telling the end of operation %s failed", flight.id)
+        with self._lock:
+            self._untold -= 1
+            self._changed.notify_all()
 
 
 def _kept_chars(flight: Flight) -> int:
