@@ -27,13 +27,14 @@ from envmgr.model import Caller
 from envmgr.store import publication, sweep, usage
 from envmgr.store.layout import Layout
 from envmgr.version import __version__
-from envmgr.wire.socket import Operation
+from envmgr.wire.socket import PREFIX, Operation
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 BUILDING = frozenset({"ensure", "relock", "repair"})
 """The changes that can come to a build."""
 
 _OTHER = "other"
+_READY_AT_ONCE = ("POST", f"{PREFIX}/environments", 200)
 _MOST_WORDS = 100
 """Different values of a label that others choose: routes and the names of changes."""
 _BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0)
@@ -110,9 +111,11 @@ class Metrics:
                 self._hits.labels("packages").inc()
 
     def request(self, method: str, route: str, status: int) -> None:
-        """Count one answered request; `route` is the route's template, never the path."""
+        """Count one answered request; `route` is the route's template, never the path, or empty where there is none."""
         method = method if method in _METHODS else _OTHER
-        self._requests.labels(method, self._words.bounded("route", route), str(status)).inc()
+        self._requests.labels(method, self._words.bounded("route", route or _OTHER), str(status)).inc()
+        if (method, route, status) == _READY_AT_ONCE:
+            self._hits.labels("environments").inc()
 
     def text(self) -> bytes:
         """Return the answer to a scrape, in `CONTENT_TYPE`; blocks for some milliseconds."""

@@ -48,6 +48,7 @@ def test_builds_and_hits(world: World) -> None:
     metrics.changed(ANNA, "ensure", "env-1", "succeeded", 4.0, **facts)
     metrics.changed(ANNA, "repair", "env-1", "succeeded", 2.0, was_built=True, phases_s={}, downloaded_bytes=0)
     metrics.changed(ANNA, "ensure", "env-1", "succeeded", 0.001, was_built=False)
+    metrics.request("POST", "/v1/environments", 200)
     found = scraped(metrics)
     assert found["envmgr_builds_total,succeeded"] == 2
     assert found["envmgr_build_duration_seconds_sum"] == 6.0
@@ -55,7 +56,7 @@ def test_builds_and_hits(world: World) -> None:
     assert found["envmgr_phase_duration_seconds_bucket,5.0,link"] == 1
     assert found["envmgr_downloaded_bytes_total"] == 1000
     assert found["envmgr_cache_hits_total,packages"] == 1
-    assert found["envmgr_cache_hits_total,environments"] == 1
+    assert found["envmgr_cache_hits_total,environments"] == 2
     assert found["envmgr_changes_total,ensure,succeeded"] == 2
 
 

@@ -1,0 +1,75 @@
+"""``envmgr status``: with a daemon what it says, without one what the store tells."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from cli.command_line import Cli
+
+from envmgr import errors
+from envmgr.wire import address
+
+KEYS = {
+    "socket", "root", "daemon", "environments", "leases", "free_bytes", "size_bytes", "operations", "failures",
+}  # fmt: skip
+
+
+@pytest.fixture
+def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """A store without environments, without a daemon, of a user without settings."""
+    for key in [key for key in os.environ if key.startswith(("ENVMGR_", "CONDA_", "PIP_"))]:
+        monkeypatch.delenv(key)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "settings.toml").write_text(
+        "use_condarc = false\nuse_pip_conf = false\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
+    )
+    return Cli(tmp_path)
+
+
+def test_no_store_and_no_daemon(cli: Cli) -> None:
+    """Where nothing is, that is said, nothing comes into being, and the exit code is 0."""
+    (cli.root / "settings.toml").unlink()
+    cli.root.rmdir()
+    answer = cli("status")
+    assert (answer.code, answer.out.splitlines()[0].split()) == (0, ["daemon:", "not", "running"])
+    assert "envmgr daemon starts one" in answer.err
+    record = cli("status", "--json").record
+    assert set(record) == KEYS
+    assert (record["daemon"], record["environments"], record["free_bytes"], record["socket"]) == (None, 0, None, None)
+    assert not cli.root.exists()
+
+
+def test_a_store_without_a_daemon(cli: Cli) -> None:
+    """Environments, uses, space and failures are those of the store; a dead daemon's socket is no daemon."""
+    name = cli.ready("create", cli.spec()).out.strip()
+    cli.orders.fail(errors.Unsatisfiable("too much"))
+    cli("create", cli.spec("scipy", name="other.yml", label="other"))
+    (cli.root / address.LINK_NAME).symlink_to(cli.directory / "nobody.sock")
+    with cli.using(name):
+        record = cli("status", "--json").record
+    assert (record["environments"], record["leases"], record["operations"]) == (1, 1, [])
+    assert record["socket"] == str(cli.directory / "nobody.sock")
+    assert record["free_bytes"] > 0
+    (failure,) = record["failures"]
+    assert (failure["code"], failure["label"], failure["attempts"]) == ("unsatisfiable", "other", 1)
+    assert failure["retry_at"] == failure["at"] + 10
+    text = cli("status").out
+    assert "too much (not tried again before " in text
+    assert "environments: 1, 0 in use\n" in text
+
+
+def test_retry_clears_a_failure(cli: Cli) -> None:
+    """What ``create --retry`` made is no failure any more, for status, list and show."""
+    path = cli.spec()
+    cli.orders.fail(errors.Unsatisfiable("too much"))
+    cli("create", path)
+    assert cli("list", "--json").record["environments"][0]["failure"]["code"] == "unsatisfiable"
+    cli.orders.withdraw("fail")
+    assert cli("create", path).code == errors.Unsatisfiable.exit_code
+    cli.ready("create", path, "--retry")
+    assert cli("status", "--json").record["failures"] == []
+    assert cli("show", path, "--json").record["failure"] is None
