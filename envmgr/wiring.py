@@ -1,5 +1,9 @@
 """From a root to a running manager: settings, store and backend put together. The one place that knows them all.
 
+`manager` works on the store itself; `front` asks the store's daemon where one listens, and is what everybody uses but
+the daemon. Only the store's owner writes it: where no daemon listens, he works by himself, and everybody else, root
+included, is told what to start.
+
 It never imports rattler or conda_lock; those live in the builder's process.
 """
 
@@ -13,13 +17,17 @@ from typing import TYPE_CHECKING
 from envmgr import ready
 from envmgr import settings as settings_
 from envmgr.backends.spawner import Spawner
+from envmgr.errors import DaemonUnavailable
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
+from envmgr.remote import connection
 from envmgr.store import opening
 from envmgr.store.layout import Layout
+from envmgr.wire import address
 
 if TYPE_CHECKING:
     from envmgr.ports import Backend
+    from envmgr.remote.manager import RemoteManager
     from envmgr.settings import Settings
     from envmgr.store.opening import Mode
 
@@ -42,6 +50,40 @@ def manager(root: str | None = None, *, writable: bool = True, backend: Backend 
             host=socket.gethostname(),
         )
     )
+
+
+def front(root: str | None = None, *, backend: Backend | None = None) -> Manager | RemoteManager:
+    """Return what changes the store at `root`: its daemon where one listens, else the store's own writable manager.
+
+    `backend` is for the latter. Raises `DaemonUnavailable` for a service's store of another user without its daemon,
+    or when the daemon takes no connections; `PermissionRefused` when this user may not connect; and what `manager`
+    raises.
+    """
+    path = root if root is not None else ready.default_root()
+    socket_path = address.socket_of(path)
+    if socket_path is not None and connection.answers(socket_path):
+        # Its records take longer to import than all the rest; only those who have a daemon pay for them.
+        from envmgr.remote.manager import RemoteManager  # noqa: PLC0415
+
+        return RemoteManager(Path(path), socket_path)
+    _refuse_others(Path(path))
+    return manager(path, backend=backend)
+
+
+def _refuse_others(root: Path) -> None:
+    """Raise `DaemonUnavailable` for a service's store that this user does not own, also before it is made."""
+    layout = Layout(root)
+    try:
+        uid, mode = opening.owner(layout)
+    except FileNotFoundError:
+        uid, mode = root.stat().st_uid if root.exists() else os.geteuid(), _mode(root)
+    except OSError:
+        return  # `manager` says it better
+    if mode == "service" and uid != os.geteuid():
+        raise DaemonUnavailable(
+            f"the daemon of {root} is not running, and only its user (uid {uid}) changes that store",
+            hint="systemctl start envmgr.service starts it; ready environments can be used without it",
+        )
 
 
 def settings(root: Path) -> Settings:

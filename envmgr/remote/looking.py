@@ -1,0 +1,58 @@
+"""What is there, as the daemon sees it: with its rights it sees every user of an environment, and every build.
+
+For `list` and `show`; nobody waits long for it, since everybody can look for himself, and sees all but that. It reads
+the answer without `envmgr.wire.socket`, whose many records take longer to import than ``envmgr list`` has left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from envmgr import codec
+from envmgr.errors import DaemonUnavailable, PermissionRefused
+from envmgr.model import EnvironmentInfo
+from envmgr.remote.connection import Connection, Patience
+from envmgr.wire import address
+
+if TYPE_CHECKING:
+    from envmgr.names import EnvName
+
+_PATIENCE = Patience(connect_s=0.5, answer_s=2.0)
+
+
+def list_all(root: str) -> tuple[EnvironmentInfo, ...] | None:
+    """Return every environment that the daemon of the store knows, or ``None`` where no daemon answers in time."""
+    data = _ask(root, "/v1/environments")
+    return None if data is None else tuple(map(_info, data["environments"]))
+
+
+def show(root: str, name: EnvName) -> EnvironmentInfo | None:
+    """Return one environment, or ``None`` where no daemon answers in time; raises `EnvironmentNotFound`."""
+    data = _ask(root, f"/v1/environments/{name}")
+    return None if data is None else _info(data)
+
+
+def _ask(root: str, target: str) -> dict[str, Any] | None:
+    path = address.socket_of(root)
+    if path is None:
+        return None
+    try:
+        with contextlib.closing(Connection(path, patience=_PATIENCE, is_patient=False)) as connection:
+            return connection.ask("GET", target)
+    except (DaemonUnavailable, PermissionRefused):
+        return None
+
+
+def _info(document: dict[str, Any]) -> EnvironmentInfo:
+    prefix, failure = document["prefix"], document["failure"]
+    return codec.load(
+        EnvironmentInfo,
+        {
+            **document,
+            "path": Path(document["path"]),
+            "prefix": None if prefix is None else Path(prefix),
+            "failure": None if failure is None else {**failure, "name": document["name"], "log": ""},
+        },
+    )
