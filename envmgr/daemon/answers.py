@@ -14,6 +14,7 @@ from envmgr.wire import socket as wire
 
 if TYPE_CHECKING:
     from envmgr import model
+    from envmgr.manager.collection import Collected
     from envmgr.manager.removal import Removed
     from envmgr.manager.replacement import Replaced
     from envmgr.names import BuildId
@@ -41,9 +42,7 @@ def _problem(problem: model.Problem) -> wire.Problem:
     return wire.Problem(line=problem.line, column=problem.column, message=problem.message, hint=problem.hint)
 
 
-def environment(
-    info: model.EnvironmentInfo, builds: tuple[BuildId, ...], last_used_at: float | None
-) -> wire.Environment:
+def environment(info: model.EnvironmentInfo, builds: tuple[BuildId, ...]) -> wire.Environment:
     """Return one environment; `builds` are those of its spec on disk, in any order."""
     return wire.Environment(
         name=info.name,
@@ -58,7 +57,7 @@ def environment(
         lock_digest=info.lock_digest,
         machine_class=info.machine_class,
         created_at=info.created_at,
-        last_used_at=last_used_at,
+        last_used_at=info.last_used_at,
         size_bytes=info.size_bytes,
         packages=info.packages,
         python_version=info.python_version,
@@ -118,3 +117,8 @@ def replaced(found: Replaced) -> wire.ReplaceResult:
         old_build_id=found.old_build_id,
         is_new=found.is_new,
     )
+
+
+def collected(found: Collected) -> wire.Collected:
+    """Return one thing that was, or would be, freed."""
+    return wire.Collected(path=str(found.path), name=found.name, reason=found.reason, size_bytes=found.size_bytes)

@@ -19,80 +19,43 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import threading
 import zlib
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from envmgr import lockfile, names, policy, ready
-from envmgr.daemon import answers, documents
+from envmgr import names, policy, ready
+from envmgr.daemon import answers, documents, work
+from envmgr.daemon.inspection import Inspection, managers
+from envmgr.daemon.telling import Nobody, Observer, Teller
 from envmgr.errors import (
-    Busy,
-    Cancelled,
-    Corrupt,
     EnvironmentNotFound,
     EnvmgrError,
     PermissionRefused,
     PolicyRefused,
     UsageError,
 )
-from envmgr.events import Reporter
-from envmgr.manager.context import free_space
 from envmgr.manager.ensure import check_found
 from envmgr.manager.manager import Manager
-from envmgr.names import BuildId, EnvName
-from envmgr.operations import Flight, Leased, Operations, Work, identity
+from envmgr.names import EnvName
+from envmgr.operations import Flight, Operations, Work, identity
 from envmgr.settings.kinds import OPTIONAL_TIME
-from envmgr.store import opening, publication, records, sweep
-from envmgr.version import __version__
+from envmgr.store import publication, records
 from envmgr.wire import socket as wire
 
 if TYPE_CHECKING:
-    from envmgr.model import Caller, EnvironmentInfo, Spec
+    from envmgr.model import Caller, Spec
     from envmgr.names import Alias
     from envmgr.settings import Settings
 
 _LOOK_BYTES = 1 << 18
 """A longer text is not hashed on the event loop."""
-_REMOVAL_WAITS_S = 300.0
+_REMOVAL_WAITS_S = 50.0
+"""Less than a request may take."""
 
 
-class Observer(Protocol):
-    """Hears of every change once."""
-
-    def changed(
-        self, caller: Caller, what: str, name: str | None, outcome: str, duration_s: float, **facts: object
-    ) -> None:
-        """Hear of a change that ended or was refused; `outcome`: succeeded, failed, cancelled, refused."""
-
-
-class Nobody:
-    """The observer of who needs none."""
-
-    def changed(
-        self, caller: Caller, what: str, name: str | None, outcome: str, duration_s: float, **facts: object
-    ) -> None:
-        pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Managers:
-    """One store under the settings, and without the limits that do not bind admins."""
-
-    use: Manager
-    admin: Manager
-
-
-def _managers(manager: Manager) -> _Managers:
-    unlimited = replace(
-        manager.context.settings, allowed_channels=(), allowed_indexes=(), allow_git_urls=True, allow_sdists=None
-    )
-    return _Managers(manager, Manager(replace(manager.context, settings=unlimited)))
-
-
-class Service:
+class Service(Inspection):
     """See the module."""
 
     def __init__(
@@ -104,21 +67,11 @@ class Service:
         reread: Callable[[], Settings] | None = None,
     ) -> None:
         """`reread` returns the settings in force now, for `reload`."""
-        self._managers = _managers(manager)
-        self._layout = manager.context.layout
-        self._root = manager.context.root
-        self._clock = manager.context.clock
-        self._operations = operations
-        self._observer: Observer = observer or Nobody()
+        super().__init__(manager, operations)
+        self._teller = Teller(observer or Nobody(), self._layout, manager.context.clock)
         self._reread = reread
         self._admission = threading.Lock()
-        self._started_at = self._clock.time()
-        operations.hear_of_ends(self._ended)
-
-    @property
-    def settings(self) -> Settings:
-        """The settings in force."""
-        return self._managers.use.context.settings
+        operations.hear_of_ends(self._teller.ended)
 
     # ------------------------------------------------------------------------------------------------- to have it ready
 
@@ -152,7 +105,7 @@ class Service:
 
     def ensure(self, caller: Caller, request: wire.EnsureRequest) -> ready.Lease | Flight:
         """Return the leased environment if it is ready, else the operation that makes it."""
-        with self._told("ensure", caller, request.name, is_told_later=True) as telling:
+        with self._teller.told("ensure", caller, request.name, is_told_later=True) as telling:
             if (request.name is None) == (request.spec is None):
                 raise UsageError("a request has either a spec or a name")
             alias = None if request.alias is None else names.alias(request.alias)
@@ -169,7 +122,7 @@ class Service:
                 if not isinstance(found, ready.Lease):
                     return self._make(caller, found, request, lock_text, alias)
                 if alias is not None:
-                    self._managers.use.set_alias(alias, found.name, move=request.move_alias)
+                    self._set_alias(caller, alias, found.name, is_move=request.move_alias)
                 undone.pop_all()
                 return found
 
@@ -201,27 +154,19 @@ class Service:
         if failure is not None and (request.retry or (caller.role == "admin" and failure.code == PolicyRefused.code)):
             records.clear_failure(self._layout, spec.name)
 
-        def work(report: Reporter, is_cancelled: Callable[[], bool]) -> Leased:
-            ensured = manager.ensure(spec, lock_text=lock_text, is_cancelled=is_cancelled, report=report)
-            if ensured.was_built:
-                with contextlib.suppress(OSError):  # a full disk: the environment is there all the same
-                    records.write_creator(self._layout, spec.name, _creator(caller), self._clock.time())
-            self._remember(request, spec)
-            result = wire.EnsureResult(
-                ready=answers.ready(ensured.lease), was_built=ensured.was_built, duration_s=ensured.duration_s
-            )
-            return Leased(result, ensured.lease)
+        text = None if request.spec is None else documents.text_bytes(request.spec)
+        doing = work.ensuring(manager, spec, lock_text, text, _creator(caller))
 
         def then() -> None:
             if alias is not None:
-                manager.set_alias(alias, spec.name, move=request.move_alias)
+                self._set_alias(caller, alias, spec.name, is_move=request.move_alias)
 
         given = None if lock_text is None else hashlib.sha256(lock_text.encode()).hexdigest()
         rules = caller.role if spec.pip or spec.is_lockfile or given else None
         with self._admission:
             self._check_count(caller, spec.name)
             return self._operations.submit(
-                "ensure", ("ensure", spec.name, given, rules), spec.name, caller, work,
+                "ensure", ("ensure", spec.name, given, rules), spec.name, caller, doing,
                 cancel_when_unwanted=request.cancel_when_unwanted, then=None if alias is None else then,
             )  # fmt: skip
 
@@ -248,86 +193,12 @@ class Service:
                 setting="max_environments_per_user",
             )
 
-    # ------------------------------------------------------------------------------------------------------ to look
-
-    def name(self, caller: Caller, request: wire.NameRequest) -> wire.Named:  # noqa: ARG002 - all may
-        """Return what a document alone tells."""
-        return answers.named(documents.parse(request.spec))
-
-    def environments(self, caller: Caller) -> wire.Environments:  # noqa: ARG002 - all may
-        """Return every environment that is there, is made, or failed."""
-        found = self._describe(self._managers.use.list())
-        return wire.Environments(root=self._root, environments=found)
-
-    def environment(self, caller: Caller, word: str) -> wire.Environment:  # noqa: ARG002 - all may
-        """Return one environment."""
-        return self._describe((self._managers.use.show(self._name(word)),))[0]
-
-    def _describe(self, infos: tuple[EnvironmentInfo, ...]) -> tuple[wire.Environment, ...]:
-        builds: dict[str, list[BuildId]] = {}
-        for build in sweep.all_builds(self._layout):
-            builds.setdefault(build.partition("-")[0], []).append(build)
-        return tuple(
-            answers.environment(
-                info,
-                tuple(
-                    build for stem, those in builds.items() if info.name.startswith(f"env-{stem}") for build in those
-                ),
-                records.read_last_use(self._layout, info.name),
-            )
-            for info in infos
-        )
-
-    def log(self, caller: Caller, word: str) -> wire.Text:  # noqa: ARG002 - all may
-        """Return the log of the published build, or of the last failure."""
-        name = self._name(word)
-        return wire.Text(name=name, text=self._managers.use.log(name))
-
-    def lockfile(self, caller: Caller, word: str) -> wire.Text:  # noqa: ARG002 - all may
-        """Return the lockfile that the published build was made from, else the one in force."""
-        name = self._name(word)
-        build = publication.current(self._layout, name)
-        if build is not None:
-            try:
-                return wire.Text(name=name, text=self._layout.build(build).lockfile.read_text(encoding="utf-8"))
-            except (OSError, UnicodeDecodeError) as error:
-                raise Corrupt(f"the lockfile of {name} cannot be read: {error}", hint="envmgr repair") from error
-        text = records.read_lockfile(self._layout, name, self.settings.machine_class)
-        if text is None:
-            raise EnvironmentNotFound(f"there is no lockfile of {name}", hint="envmgr lock FILE finds one")
-        return wire.Text(name=name, text=text)
-
-    def spec(self, caller: Caller, word: str) -> wire.Text:  # noqa: ARG002 - all may
-        """Return the text of the spec that the name was made from."""
-        name = self._name(word)
-        return wire.Text(name=name, text=self._stored_spec(name).source_text)
-
-    def status(self, caller: Caller) -> wire.Status:
-        """Return the daemon and its store at a glance; costs a look at every process."""
-        infos = self._managers.use.list()
-        return wire.Status(
-            version=__version__,
-            pid=os.getpid(),
-            root=self._root,
-            host=self._managers.use.context.host,
-            mode=opening.owner(self._layout)[1],
-            started_at=self._started_at,
-            is_draining=self._operations.is_draining,
-            role=caller.role,
-            environments=sum(info.build_id is not None for info in infos),
-            leases=sum(len(info.used_by) for info in infos),
-            running=self._operations.running,
-            queued=self._operations.queued,
-            free_bytes=free_space(self._layout.root)[0],
-            size_bytes=sum(info.size_bytes or 0 for info in infos),
-        )
-
     # --------------------------------------------------------------------------------------------------- to change
 
     def remove(self, caller: Caller, word: str, mode: wire.RemoveMode, *, forget: bool) -> wire.Removed:
         """Remove an environment; waits for a build of it."""
-        with self._told("remove", caller, word, mode=mode, forget=forget) as telling:
-            self._only_admin(caller, "removes an environment")
+        with self._teller.told("remove", caller, word, mode=mode, forget=forget) as telling:
+            _only_admin(caller, "removes an environment")
             name = telling.name = self._name(word)
             self._operations.release(name)
             removed = self._managers.admin.remove(
@@ -338,8 +209,8 @@ class Service:
 
     def relock(self, caller: Caller, word: str, request: wire.RelockRequest) -> Flight:
         """Solve again, build and republish."""
-        with self._told("relock", caller, word, is_told_later=True) as telling:
-            self._only_admin(caller, "relocks an environment")
+        with self._teller.told("relock", caller, word, is_told_later=True) as telling:
+            _only_admin(caller, "relocks an environment")
             name = telling.name = self._published(word)
             newest = None
             if request.exclude_newer is not None:
@@ -347,75 +218,51 @@ class Service:
                     newest = OPTIONAL_TIME.from_toml(request.exclude_newer)
                 except ValueError as error:
                     raise UsageError(f"exclude_newer: expected {OPTIONAL_TIME.name}") from error
-            manager = self._managers.admin
-
-            def work(report: Reporter, is_cancelled: Callable[[], bool]) -> wire.Result:
-                return answers.replaced(
-                    manager.relock(name, exclude_newer=newest, is_cancelled=is_cancelled, report=report)
-                )
-
-            return self._submit("relock", name, caller, work, newest)
+            doing = work.relocking(self._managers.admin, name, newest)
+            return self._submit("relock", name, caller, doing, newest)
 
     def repair(self, caller: Caller, word: str) -> Flight:
         """Build the same packages again and republish."""
-        with self._told("repair", caller, word, is_told_later=True) as telling:
-            self._only_admin(caller, "repairs an environment")
+        with self._teller.told("repair", caller, word, is_told_later=True) as telling:
+            _only_admin(caller, "repairs an environment")
             name = telling.name = self._published(word)
-            manager = self._managers.admin
-
-            def work(report: Reporter, is_cancelled: Callable[[], bool]) -> wire.Result:
-                return answers.replaced(manager.repair(name, is_cancelled=is_cancelled, report=report))
-
-            return self._submit("repair", name, caller, work)
+            return self._submit("repair", name, caller, work.repairing(self._managers.admin, name))
 
     def lock(self, caller: Caller, request: wire.LockRequest) -> Flight:
         """Find the lockfile of a spec."""
-        with self._told("lock", caller, None, is_told_later=True) as telling:
+        with self._teller.told("lock", caller, None, is_told_later=True) as telling:
             spec = documents.parse(request.spec)
             telling.name = spec.name
             manager = self._manager(caller)
             policy.check(spec, manager.context.settings)
-
-            def work(report: Reporter, is_cancelled: Callable[[], bool]) -> wire.Result:
-                text = manager.lock(spec, is_cancelled=is_cancelled, report=report)
-                digest = lockfile.parse(text, manager.context.settings.subdir).digest
-                return wire.LockResult(name=spec.name, lock_digest=digest, text=text)
-
             rules = caller.role if spec.pip else None
-            is_given_up = request.cancel_when_unwanted
-            return self._submit("lock", spec.name, caller, work, rules, cancel_when_unwanted=is_given_up)
+            return self._submit(
+                "lock", spec.name, caller, work.locking(manager, spec), rules,
+                cancel_when_unwanted=request.cancel_when_unwanted,
+            )  # fmt: skip
 
     def collect(self, caller: Caller, request: wire.CollectRequest) -> Flight:
         """Free what the settings' limits, or the request's, say."""
-        with self._told("collect", caller, None, is_told_later=True):
-            self._only_admin(caller, "frees what no environment needs")
-            manager = self._managers.admin
+        with self._teller.told("collect", caller, None, is_told_later=True):
+            _only_admin(caller, "frees what no environment needs")
+            doing = work.collecting(self._managers.admin, request, self._wanted)
+            return self._submit("collect", None, caller, doing, request)
 
-            def work(_report: Reporter, _is_cancelled: Callable[[], bool]) -> wire.Result:
-                found = manager.collect(dry_run=request.dry_run)
-                collected = tuple(
-                    wire.Collected(path=str(it.path), name=None, reason=it.reason, size_bytes=it.size_bytes)
-                    for it in found
-                )
-                return wire.CollectResult(dry_run=request.dry_run, collected=collected)
-
-            return self._submit("collect", None, caller, work, request)
+    def _wanted(self) -> frozenset[EnvName]:
+        """Return the environments that somebody is having made."""
+        return frozenset(it.name for it in self._operations.all() if it.name is not None and not it.is_finished)
 
     def set_pinned(self, caller: Caller, word: str, *, is_pinned: bool) -> wire.Pinned:
         """Pin or unpin an environment against collection."""
-        with self._told("pin" if is_pinned else "unpin", caller, word) as telling:
-            self._only_admin(caller, "pins an environment")
+        with self._teller.told("pin" if is_pinned else "unpin", caller, word) as telling:
+            _only_admin(caller, "pins an environment")
             name = telling.name = self._name(word)
             self._managers.use.pin(name, is_pinned=is_pinned)
             return wire.Pinned(name=name, is_pinned=is_pinned)
 
-    def aliases(self, caller: Caller) -> wire.Aliases:  # noqa: ARG002 - all may
-        """Return every alias."""
-        return wire.Aliases(aliases={alias: name for alias, name in self._managers.use.aliases().items()})
-
     def set_alias(self, caller: Caller, alias: str, request: wire.AliasRequest) -> wire.Aliases:
         """Let an alias stand for an environment, and return every alias."""
-        with self._told("alias", caller, request.environment, alias=alias) as telling:
+        with self._teller.told("alias", caller, request.environment, alias=alias) as telling:
             checked = names.alias(alias)
             name = telling.name = self._name(request.environment)
             self._check_alias(caller, checked, name, is_move=request.move)
@@ -424,33 +271,20 @@ class Service:
 
     def remove_alias(self, caller: Caller, alias: str) -> wire.Aliases:
         """Drop an alias, and return those that are left."""
-        with self._told("unalias", caller, None, alias=alias) as telling:
-            self._only_admin(caller, "drops an alias")
+        with self._teller.told("unalias", caller, None, alias=alias) as telling:
+            _only_admin(caller, "drops an alias")
             telling.name = self._managers.use.remove_alias(names.alias(alias))
             return self.aliases(caller)
 
     # -------------------------------------------------------------------------------------------------- operations
 
-    def operations(self, caller: Caller) -> wire.Operations:  # noqa: ARG002 - all may
-        """Return every operation that is kept, without the text of a lockfile."""
-        return wire.Operations(operations=tuple(_short(flight.snapshot()) for flight in self._operations.all()))
-
-    def operation(self, caller: Caller, id: str) -> Flight:  # noqa: A002, ARG002 - its id; all may
-        """Return one operation."""
-        flight = self._operations.find(id)
-        if flight is None:
-            raise EnvironmentNotFound(
-                "there is no operation of that id", hint="one that ended is kept for some minutes; ask again for it"
-            )
-        return flight
-
     def cancel(self, caller: Caller, id: str) -> Flight:  # noqa: A002
         """Tell an operation to stop."""
-        with self._told("cancel", caller, None, operation=id[:64]) as telling:
+        with self._teller.told("cancel", caller, None, operation=id[:64]) as telling:
             flight = self.operation(caller, id)
             telling.name = flight.name
             if not flight.is_only_of(caller):
-                self._only_admin(caller, "cancels what another user asked for")
+                _only_admin(caller, "cancels what another user asked for")
             flight.cancel(caller)
             return flight
 
@@ -463,7 +297,7 @@ class Service:
         if self._reread is None:
             return
         settings = self._reread()
-        self._managers = _managers(Manager(replace(self._managers.use.context, settings=settings)))
+        self._managers = managers(Manager(replace(self._managers.use.context, settings=settings)))
         self._operations.set_limits(
             max_running=settings.max_builds,
             max_waiting=settings.max_waiting,
@@ -475,14 +309,9 @@ class Service:
     def _manager(self, caller: Caller) -> Manager:
         return self._managers.admin if caller.role == "admin" else self._managers.use
 
-    def _only_admin(self, caller: Caller, what: str) -> None:
-        if caller.role != "admin":
-            raise PermissionRefused(
-                f"only an administrator {what}; {caller.user} is none",
-                hint="root, the store's owner and the members of the group in setting admin_group are",
-                rule="admin",
-                setting="admin_group",
-            )
+    def _set_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
+        with self._teller.told("alias", caller, name, alias=alias):
+            self._managers.use.set_alias(alias, name, move=is_move)
 
     def _check_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         held_by = ready.resolve_alias(self._root, alias)
@@ -490,14 +319,7 @@ class Service:
             return
         if not is_move:
             raise publication.alias_taken(alias, EnvName(str(held_by)), name)
-        self._only_admin(caller, f"moves an alias ({alias} stands for {held_by})")
-
-    def _name(self, word: str) -> EnvName:
-        """Return the name that a name or an alias stands for."""
-        name = ready.resolve_alias(self._root, word)
-        if name is None:
-            raise EnvironmentNotFound(f"there is no environment {word!r} in {self._root}", hint="envmgr list")
-        return name
+        _only_admin(caller, f"moves an alias ({alias} stands for {held_by})")
 
     def _published(self, word: str) -> EnvName:
         name = self._name(word)
@@ -505,82 +327,13 @@ class Service:
             raise EnvironmentNotFound(f"{name} is not in {self._root}", hint="envmgr create FILE makes it")
         return name
 
-    def _stored_spec(self, name: EnvName) -> Spec:
-        spec = records.read_spec(self._layout, name)
-        if spec is None:
-            raise EnvironmentNotFound(f"{name} is not in {self._root}", hint="create it from its spec")
-        return spec
-
     def _submit(
-        self, kind: wire.Kind, name: EnvName | None, caller: Caller, work: Work, *details: Hashable,
+        self, kind: wire.Kind, name: EnvName | None, caller: Caller, doing: Work, *details: Hashable,
         cancel_when_unwanted: bool = False,
     ) -> Flight:  # fmt: skip
         return self._operations.submit(
-            kind, (kind, name, *details), name, caller, work, cancel_when_unwanted=cancel_when_unwanted
+            kind, (kind, name, *details), name, caller, doing, cancel_when_unwanted=cancel_when_unwanted
         )
-
-    @contextlib.contextmanager
-    def _told(
-        self, what: str, caller: Caller, name: str | None, *, is_told_later: bool = False, **facts: object
-    ) -> Iterator[_Telling]:
-        """Tell the observer what became of the block; of one that ends with an operation only what went wrong."""
-        telling = _Telling(name, dict(facts))
-        begun = self._clock.monotonic()
-        error: BaseException | None = None
-        try:
-            yield telling
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            if error is not None or not is_told_later:
-                took_s = self._clock.monotonic() - begun
-                self._observer.changed(
-                    caller, what, telling.name, _outcome(error), took_s, **telling.facts, **_code(error)
-                )
-
-    def _ended(self, flight: Flight) -> None:
-        """Tell the observer of an operation that ended."""
-        operation = flight.snapshot()
-        facts: dict[str, object] = {"operation": flight.id, "waiters": operation.waiters, **_code(flight.error)}
-        facts["phases_s"] = dict(flight.phases_s)
-        result = operation.result
-        build_id = None
-        if isinstance(result, wire.EnsureResult):
-            build_id = result.ready.build_id
-            facts["was_built"] = result.was_built
-        elif isinstance(result, wire.ReplaceResult):
-            build_id = result.build_id
-            facts["was_built"] = True
-        if build_id is not None and flight.name is not None:
-            facts["build_id"] = build_id
-            with contextlib.suppress(EnvmgrError, OSError):
-                record = records.read_record(self._layout, flight.name, BuildId(build_id))
-                facts |= {"downloaded_bytes": record.downloaded_bytes, "size_bytes": record.size_bytes}
-        took_s = (operation.finished_at or operation.created_at) - operation.created_at
-        self._observer.changed(flight.by, flight.kind, flight.name, _outcome(flight.error), max(0.0, took_s), **facts)
-
-
-@dataclass(slots=True)
-class _Telling:
-    """What is known so far of what will be told."""
-
-    name: str | None
-    facts: dict[str, object]
-
-
-def _outcome(error: BaseException | None) -> str:
-    if error is None:
-        return "succeeded"
-    if isinstance(error, (PermissionRefused, Busy)):
-        return "refused"
-    return "cancelled" if isinstance(error, Cancelled) else "failed"
-
-
-def _code(error: BaseException | None) -> dict[str, object]:
-    if error is None:
-        return {}
-    return {"code": error.code if isinstance(error, EnvmgrError) else EnvmgrError.code}
 
 
 def _creator(caller: Caller) -> int:
@@ -588,7 +341,11 @@ def _creator(caller: Caller) -> int:
     return -1 - zlib.crc32(caller.user.encode()) if caller.uid is None else caller.uid
 
 
-def _short(operation: wire.Operation) -> wire.Operation:
-    if isinstance(operation.result, wire.LockResult):
-        return replace(operation, result=replace(operation.result, text=""))
-    return operation
+def _only_admin(caller: Caller, what: str) -> None:
+    if caller.role != "admin":
+        raise PermissionRefused(
+            f"only an administrator {what}; {caller.user} is none",
+            hint="root, the store's owner and the members of the group in setting admin_group are",
+            rule="admin",
+            setting="admin_group",
+        )
