@@ -16,7 +16,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import inspect, maintain, make, run, service
+from envmgr.cli.commands import inspect, maintain, make, run, serve, service
 from envmgr.cli.commands.status import status
 from envmgr.version import __version__
 
@@ -96,6 +96,7 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "doctor", inspect.doctor),
     (app, "status", status),
     (app, "settings", inspect.settings),
+    (app, "daemon", serve.daemon),
     (_alias, "set", maintain.set_alias),
     (_alias, "list", maintain.list_aliases),
     (_alias, "remove", maintain.remove_alias),

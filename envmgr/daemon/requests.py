@@ -1,0 +1,96 @@
+"""From a request's body to its record: JSON only, no unknown keys, no conversions, at most `BODY_BYTES`.
+
+Too large a body is read on (up to `DROPPED_BYTES`) and dropped, so that a client that sends before it listens gets its
+answer.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Generic, TypeVar
+
+import pydantic.dataclasses
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from starlette.requests import ClientDisconnect, Request
+
+from envmgr.daemon.responses import JSON_TYPE, Refusal
+from envmgr.errors import Cancelled, UsageError
+
+T = TypeVar("T")
+
+BODY_BYTES = 16 << 20
+DROPPED_BYTES = 64 << 20
+_MOST_PROBLEMS = 50
+_STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Reader(Generic[T]):
+    """Reads the bodies that are one kind of record."""
+
+    def __init__(self, record: type[T]) -> None:
+        self.record = record
+
+    @functools.cached_property
+    def adapter(self) -> TypeAdapter[T]:
+        strict: Any = pydantic.dataclasses.dataclass(self.record, frozen=True, kw_only=True, config=_STRICT)
+        return TypeAdapter(strict)
+
+    async def read(self, request: Request) -> T:
+        """Return the record in the body, or raise a `Refusal` that names every problem."""
+        kind = request.headers.get("content-type", JSON_TYPE)
+        if kind.partition(";")[0].strip().lower() != JSON_TYPE:
+            raise Refusal(415, UsageError(f"the body is not {JSON_TYPE}", header="Content-Type"))
+        body = await _body(request)
+        try:
+            return self.adapter.validate_json(body)
+        except ValidationError as error:
+            raise _refusal(error) from None
+
+
+async def _body(request: Request) -> bytes:
+    declared = request.headers.get("content-length", "")
+    is_waiting = request.headers.get("expect", "").lower() == "100-continue"
+    if is_waiting and declared.isdigit() and int(declared) > BODY_BYTES:
+        raise _too_large()
+    received = 0
+    blocks: list[bytes] = []
+    try:
+        async for block in request.stream():
+            received += len(block)
+            if received > DROPPED_BYTES:
+                break
+            if received > BODY_BYTES:
+                blocks.clear()
+            else:
+                blocks.append(block)
+    except ClientDisconnect:
+        raise Cancelled("the client went away before its request was whole") from None
+    if received > BODY_BYTES:
+        raise _too_large()
+    return b"".join(blocks)
+
+
+def _too_large() -> Refusal:
+    return Refusal(413, UsageError(f"the body has over {BODY_BYTES} bytes", limit_bytes=BODY_BYTES))
+
+
+def _refusal(error: ValidationError) -> Refusal:
+    """Return what is wrong with a body; none of its values is repeated."""
+    found: list[Any] = error.errors(include_url=False, include_input=False, include_context=False)
+    if found[0]["type"] == "json_invalid":
+        return Refusal(400, UsageError("the body is not JSON", problems=[{"where": "", "message": found[0]["msg"]}]))
+    problems = [{"where": _where(problem["loc"]), "message": _message(problem)} for problem in found[:_MOST_PROBLEMS]]
+    first = problems[0]
+    text = f"{first['where']}: {first['message']}" if first["where"] else first["message"]
+    more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+    return Refusal(422, UsageError(f"the body does not fit: {text}{more}", problems=problems))
+
+
+def _where(place: tuple[object, ...]) -> str:
+    return ".".join(map(str, place))[:200]
+
+
+def _message(problem: Any) -> str:
+    if problem["type"] == "unexpected_keyword_argument":
+        return "no such key"
+    return str(problem["msg"])
