@@ -7,6 +7,7 @@ That there is no daemon is an answer (exit code 0); one that is there and does n
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,7 @@ def _of_daemon(path: str | None) -> Found | None:
         return None
 
     def ask(target: str) -> Found:
-        with Connection(path) as connection:
+        with contextlib.closing(Connection(path)) as connection:
             return connection.ask("GET", f"/v1/{target}")
 
     try:
