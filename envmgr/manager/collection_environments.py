@@ -134,7 +134,7 @@ class _Demand:
         if self._excess is not None or (max_total and _size_at_most(run) > max_total):
             self._census = Census()
             for name, build_id in publication.published(run.context.layout).items():
-                self._census.add(name, run.context.layout.build(build_id).prefix(name))
+                self._census.add(name, run.context.layout.build(build_id).directory)
 
     def reason(self, candidate: Candidate) -> str | None:
         """Return why a candidate must go, or ``None`` if nothing demands it."""
@@ -208,7 +208,9 @@ def _size_at_most(run: Run) -> float:
     for name, build_id in publication.published(run.context.layout).items():
         try:
             total += records.read_record(run.context.layout, name, build_id).size_bytes
-        except (Corrupt, StoreTooNew):
+            with os.scandir(run.context.layout.build(build_id).directory) as beside:
+                total += sum(entry.stat().st_size for entry in beside if entry.is_file(follow_symlinks=False))
+        except (Corrupt, StoreTooNew, OSError):
             return float("inf")
     return total
 

@@ -281,7 +281,7 @@ def test_less_free_than_a_build_wants(world: World, clock: FakeClock) -> None:
 class TestReclaim:
     USER = "import sys; from envmgr import ready; ready.acquire(*sys.argv[1:]); print(flush=True); input()"
 
-    def test_the_files_go_with_the_last_lease(self, world: World, clock: FakeClock) -> None:
+    def test_the_files_go_with_the_last_lease(self, world: World) -> None:
         """After remove --when-free the files stay while a process uses them, and reclaim takes them when it ended."""
         create(world, ONE)
         build = publication.published(world.layout)[ONE.name]
@@ -321,7 +321,7 @@ class TestReclaim:
             manager.collect()
         assert lease.build_id not in sweep.all_builds(world.layout)
 
-    def test_recover_clears_what_a_killed_daemon_left(self, world: World, clock: FakeClock) -> None:
+    def test_recover_clears_what_a_killed_daemon_left(self, world: World) -> None:
         """Unfinished builds, trash and temporary files go; what is published, and the caches, stay."""
         create(world, ONE, alias="training")
         sweep.begin_build(world.layout, TWO.name, TWO.digest).close()
