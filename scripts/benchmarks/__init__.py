@@ -4,9 +4,10 @@ Bottom up:
 
 - `measuring`: spreads, figures, the interleaved rounds, one timed process.
 - `workspace`: the directory of one run, its channels and stores, and every process that it starts.
-- `fabricating`, `bare`, `calls`, `waiters`: programs that run in processes of their own.
+- `fabricating`, `bare`, `calls`, `waiters`, `instant`: programs that run in processes of their own; so can `asking`.
 - `throttle`: a channel over HTTP that sends slowly.
-- `starting`, `creating`, `sharing`: what is measured, by what it costs: starts of processes; builds; many at once.
+- `starting`, `creating`, `sharing`, `serving`: what is measured, by what it costs: starts of processes; builds; many at
+  once; the daemon.
 - `report`: the tables and the JSON.
 
 How it is measured. What is compared is run in turn, one of each in a round, the first one changing with the round; the

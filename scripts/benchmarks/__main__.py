@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from benchmarks import creating, report, sharing, starting, workspace
+from benchmarks import creating, report, serving, sharing, starting, workspace
 from benchmarks.measuring import BenchError, Figure
 from benchmarks.workspace import Workspace, say
 
@@ -36,6 +36,11 @@ GROUPS: dict[str, Group] = {
     "cold": creating.cold,
     "slow": sharing.slow_download,
     "waiting": sharing.waiting,
+    "socket": serving.round_trips,
+    "requests": serving.throughput,
+    "memory": serving.memory,
+    "rest": serving.rest,
+    "ending": serving.ending,
 }
 
 
@@ -65,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Measure what envmgr costs, and compare it with goals.")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=GROUPS, help=f"only these: {', '.join(GROUPS)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every measurement to this file")
-    parser.add_argument("--quick", action="store_true", help="few rounds: under a minute and a half")
+    parser.add_argument("--quick", action="store_true", help="few rounds: about two minutes")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")
     return parser
 

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Literal, NoReturn, TypeAlias
 
 Comparison = Literal["value", "difference", "ratio"]
+Unit = Literal["s", "bytes", "per_s"]
 Facts: TypeAlias = "Mapping[str, object]"
 
 
@@ -53,9 +54,9 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One line of the table; times are in seconds.
+    """One line of the table; `unit` is that of what was measured, and of its goal unless that is a ratio.
 
-    `comparison` says what stands against the goal: the measured time itself, or its difference from or ratio to the
+    `comparison` says what stands against the goal: what was measured itself, or its difference from or ratio to the
     baseline's of the same round. Without a goal the figure is only told.
     """
 
@@ -67,6 +68,7 @@ class Figure:
     baseline_what: str = ""
     goal: float | None = None
     facts: Facts = field(default_factory=dict)
+    unit: Unit = "s"
 
     @property
     def result(self) -> Spread:
@@ -87,6 +89,7 @@ class Figure:
         return {
             "group": self.group,
             "what": self.what,
+            "unit": self.unit,
             "comparison": self.comparison,
             "baseline_what": self.baseline_what or None,
             "measured": {**self.measured.to_json(), "values": list(self.measured.values)},

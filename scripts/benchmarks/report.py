@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.measuring import Facts, Figure, Spread
+from benchmarks.measuring import Facts, Figure, Spread, Unit
 
 FORMAT = 1
 _VERDICTS = {True: "met", False: "MISSED", None: ""}
@@ -67,14 +67,15 @@ def text(run: Run) -> str:
 
 def _row(figure: Figure) -> tuple[str, ...]:
     first, third = figure.measured.quartiles
+    unit = figure.unit
     return (
         figure.what,
-        _time(figure.measured.median),
-        f"{_time(first)}-{_time(third)}",
-        f"{_time(min(figure.measured.values))}-{_time(max(figure.measured.values))}",
+        _amount(figure.measured.median, unit),
+        f"{_amount(first, unit)}-{_amount(third, unit)}",
+        f"{_amount(min(figure.measured.values), unit)}-{_amount(max(figure.measured.values), unit)}",
         str(len(figure.measured.values)),
         figure.baseline_what,
-        "" if figure.baseline is None else _time(figure.baseline.median),
+        "" if figure.baseline is None else _amount(figure.baseline.median, unit),
         _result(figure),
         _goal(figure),
         _VERDICTS[figure.is_met],
@@ -90,13 +91,13 @@ def _result(figure: Figure) -> str:
 
 
 def _compared(figure: Figure, value: float) -> str:
-    return f"{value:.2f}x" if figure.comparison == "ratio" else _time(value)
+    return f"{value:.2f}x" if figure.comparison == "ratio" else _amount(value, figure.unit)
 
 
 def _goal(figure: Figure) -> str:
     if figure.goal is None:
         return ""
-    return "<= " + (f"{figure.goal:g}x" if figure.comparison == "ratio" else _time(figure.goal))
+    return "<= " + (f"{figure.goal:g}x" if figure.comparison == "ratio" else _amount(figure.goal, figure.unit))
 
 
 def _details(figure: Figure) -> Iterable[str]:
@@ -120,6 +121,12 @@ def _fact(value: object) -> str:
 def _phases(phases: Mapping[str, float]) -> str:
     whole = sum(phases.values())
     return ", ".join(f"{name} {_time(took)} ({took / whole:.0%})" for name, took in phases.items())
+
+
+def _amount(value: float, unit: Unit) -> str:
+    if unit == "bytes":
+        return f"{value / 1e6:.1f} MB"
+    return f"{value:.0f}/s" if unit == "per_s" else _time(value)
 
 
 def _time(seconds: float) -> str:
