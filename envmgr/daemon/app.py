@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from envmgr.daemon import openapi, responses
@@ -116,6 +117,14 @@ async def _refuse_http(request: Request, error: Exception) -> Response:
     """Answer what the framework refuses: no such route, or not with this method."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
+    if status == 405:  # the framework names the methods of one route of this path only
+        known = {
+            method
+            for route in request.app.routes
+            if isinstance(route, Route) and route.matches(request.scope)[0] != Match.NONE
+            for method in route.methods or ()
+        }
+        headers = {"Allow": ", ".join(sorted(known))}
     words = {404: "there is no such route", 405: f"this route does not know the method {request.method[:20]}"}
     found = UsageError(words.get(status, "the request was refused"), hint="GET /openapi.json lists all routes")
     return responses.refusal(responses.Refusal(status, found), headers)

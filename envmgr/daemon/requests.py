@@ -11,7 +11,8 @@ from typing import Any, Generic, TypeVar
 
 import pydantic.dataclasses
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
+from starlette.types import Receive
 
 from envmgr.daemon.responses import JSON_TYPE, Refusal
 from envmgr.errors import Cancelled, UsageError
@@ -21,6 +22,7 @@ T = TypeVar("T")
 BODY_BYTES = 16 << 20
 DROPPED_BYTES = 64 << 20
 _MOST_PROBLEMS = 50
+_JSON_TYPE = JSON_TYPE.encode()
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -37,34 +39,33 @@ class Reader(Generic[T]):
 
     async def read(self, request: Request) -> T:
         """Return the record in the body, or raise a `Refusal` that names every problem."""
-        kind = request.headers.get("content-type", JSON_TYPE)
-        if kind.partition(";")[0].strip().lower() != JSON_TYPE:
+        headers = dict(request.scope["headers"])
+        kind = headers.get(b"content-type", _JSON_TYPE)
+        if kind.partition(b";")[0].strip().lower() != _JSON_TYPE:
             raise Refusal(415, UsageError(f"the body is not {JSON_TYPE}", header="Content-Type"))
-        body = await _body(request)
+        if headers.get(b"expect") and int(headers.get(b"content-length", 0)) > BODY_BYTES:
+            raise _too_large()  # the client waits for leave to send it
+        body = await _body(request.receive)
         try:
             return self.adapter.validate_json(body)
         except ValidationError as error:
             raise _refusal(error) from None
 
 
-async def _body(request: Request) -> bytes:
-    declared = request.headers.get("content-length", "")
-    is_waiting = request.headers.get("expect", "").lower() == "100-continue"
-    if is_waiting and declared.isdigit() and int(declared) > BODY_BYTES:
-        raise _too_large()
+async def _body(receive: Receive) -> bytes:
     received = 0
     blocks: list[bytes] = []
-    try:
-        async for block in request.stream():
-            received += len(block)
-            if received > DROPPED_BYTES:
-                break
-            if received > BODY_BYTES:
-                blocks.clear()
-            else:
-                blocks.append(block)
-    except ClientDisconnect:
-        raise Cancelled("the client went away before its request was whole") from None
+    is_more = True
+    while is_more and received <= DROPPED_BYTES:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise Cancelled("the client went away before its request was whole")
+        received += len(message["body"])
+        if received > BODY_BYTES:
+            blocks.clear()
+        else:
+            blocks.append(message["body"])
+        is_more = message["more_body"]
     if received > BODY_BYTES:
         raise _too_large()
     return b"".join(blocks)

@@ -70,7 +70,7 @@ def error_record(error: EnvmgrError) -> Mapping[str, object]:
 
 def encode(document: object) -> bytes:
     """Return the JSON of a document with records in it; ASCII, so that no file's name can break it."""
-    return json.dumps(document, default=_plain, separators=(",", ":")).encode("ascii")
+    return _JSON.encode(document).encode("ascii")
 
 
 def _plain(value: object) -> object:
@@ -79,6 +79,9 @@ def _plain(value: object) -> object:
     if isinstance(value, Mapping):
         return dict(value)
     return str(value)
+
+
+_JSON = json.JSONEncoder(default=_plain, separators=(",", ":"))
 
 
 def _headers(error: EnvmgrError) -> dict[str, str]:

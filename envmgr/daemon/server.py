@@ -1,7 +1,7 @@
 """The daemon's life: begin, serve, reload, drain, end.
 
-* It begins when it is the only one of its store, has ended what a killed one left, and listens; then it says so to
-  the service manager (``READY=1``).
+* It begins when it is the only one of its store and listens; then it says so to the service manager (``READY=1``). What
+  a killed one left is cleared away meanwhile.
 * SIGHUP rereads the settings and the tokens. What the sockets are made of (``listen``, ``use_group``, ``tls_…``) counts
   from the next start.
 * SIGTERM or SIGINT: nothing new is begun, builds that run have `DRAIN_S` to end and are cancelled then, everybody who
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -31,41 +32,30 @@ from uvicorn.server import ServerState
 
 from envmgr.daemon import listening, protocol, systemd
 from envmgr.daemon.app import Gate, application
+from envmgr.daemon.housekeeping import Housekeeping
 from envmgr.daemon.logs import Log
 from envmgr.daemon.metrics import Metrics
+from envmgr.daemon.observers import Observers
 from envmgr.daemon.peers import Callers, Groups
 from envmgr.daemon.protocol import Door, PeerProtocol
 from envmgr.daemon.routes import Routes
 from envmgr.daemon.service import Service
 from envmgr.daemon.tokens import Tokens
 from envmgr.daemon.workers import Workers
+from envmgr.manager.manager import Manager
 from envmgr.model import Caller
 from envmgr.operations import Operations
 from envmgr.store import opening
 
 if TYPE_CHECKING:
     from envmgr.daemon.listening import Listener
-    from envmgr.manager.manager import Manager
     from envmgr.settings import Settings
 
 DRAIN_S = 30.0
 HANDOVER_S = 2.0
+HOUSEKEEPING_S = 5.0
 _ANSWER_S = 5.0
 _log = logging.getLogger(__name__)
-
-
-class _Observers:
-    """Tells several of each change."""
-
-    def __init__(self, log: Log, metrics: Metrics) -> None:
-        self._log = log
-        self._metrics = metrics
-
-    def changed(
-        self, caller: Caller, what: str, name: str | None, outcome: str, duration_s: float, **facts: object
-    ) -> None:
-        self._log.changed(caller, what, name, outcome, duration_s, **facts)
-        self._metrics.changed(caller, what, name, outcome, duration_s, **facts)
 
 
 class Daemon:
@@ -92,8 +82,9 @@ class Daemon:
             operations=lambda: [flight.snapshot() for flight in operations.all()],
             connections=lambda: self._door.connections,
         )
-        observers = _Observers(self._log, self._metrics)
+        self._observers = observers = Observers(self._log, self._metrics)
         self._service = Service(manager, operations=operations, observer=observers, reread=reread)
+        self._housekeeping = observers.housekeeping = Housekeeping(self._current, context.clock, observers)
         self._workers = Workers()
         self._routes = Routes(self._service, self._workers, metrics=self._metrics.text)
         uid, _ = opening.owner(self._layout)
@@ -105,16 +96,19 @@ class Daemon:
         """Serve until told to stop; return the exit code."""
         _raise_descriptor_limit()
         with self._log.capturing(), listening.only_daemon(self._layout):
-            recover = getattr(self._manager, "recover", None)
-            if recover is not None:
-                recover()
             with listening.listeners(self._layout, self._service.settings, self._inherited) as found:
+                self._housekeeping.start()
                 asyncio.run(self._live(found))
+            has_ended = self._housekeeping.stop(HOUSEKEEPING_S)
         self._workers.close()
-        if self._workers.is_busy:
-            _log.warning("calls that do not come to an end are left behind")
+        if self._workers.is_busy or not has_ended:
+            _log.warning("work that does not come to an end is left behind")
             os._exit(0)
         return 0
+
+    def _current(self) -> Manager:
+        """Return the manager under the settings that are in force now."""
+        return Manager(dataclasses.replace(self._manager.context, settings=self._service.settings))
 
     def _groups(self) -> Groups:
         settings = self._service.settings

@@ -18,8 +18,10 @@ def daemon(context: typer.Context) -> int:
     settings. Where it listens is said on standard error.
     """
     from envmgr import wiring
+    from envmgr.daemon import capabilities
     from envmgr.daemon.server import Daemon
 
+    capabilities.keep_to_this_process()
     call = Call(context)
     given: Globals = context.obj
     manager = wiring.manager(call.root, writable=True, backend=given.backend)
