@@ -110,12 +110,12 @@ def _said_of(run: Run, key: str, paths: Iterable[Path]) -> str:
 
 
 def _locks(run: Run) -> None:
-    """Free the lock files of packages that are not in the cache; nobody holds one while `.use` is ours."""
-    kept = {cache.unpacked_key(entry) for entry, _ in cache.entries(run.context.layout)}
+    """Free the lock files of packages that no environment needs; nobody holds one while `.use` is ours."""
+    needed = _needed(run)
     directory = cache.locks_of_packages(run.context.layout)
-    stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in kept]
+    stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in needed]
     if stale:
-        run.free(stale, f"{len(stale)} lock files of packages that are not in the cache", shown=directory)
+        run.free(stale, f"{len(stale)} lock files of packages that no environment needs", shown=directory)
 
 
 def _bytecode(run: Run) -> None:

@@ -28,6 +28,7 @@ from fakes.worlds import World, make_world, observed, spec_of
 
 from envmgr import errors, ready
 from envmgr.fsio import TEMPORARY, Step
+from envmgr.manager.collection import Limits
 from envmgr.manager.manager import Manager
 from envmgr.names import Alias, is_alias, is_name
 from envmgr.store import locks, opening, publication, records, sweep
@@ -97,10 +98,18 @@ def _litter(world: World) -> None:
     archives = world.layout.packages / "archives"
     archives.mkdir(exist_ok=True)
     (archives / ("0" * 64)).write_bytes(b"old")
+    (world.layout.packages / "locks").mkdir()
+    (world.layout.packages / "locks" / ("1" * 64)).touch()
+    (world.layout.uv_cache / "archive").write_bytes(b"x" * (1 << 20))
+    records.remember_text(world.layout, "2" * 64, spec_of("nobody").name)
 
 
 def _collect(world: World) -> None:
     _later(world).collect()
+
+
+def _collect_environments(world: World) -> None:
+    _later(world).collect(limits=Limits(max_age_s=60.0, min_age_s=0.0))
 
 
 def _later(world: World) -> Manager:
@@ -121,6 +130,12 @@ def _in_use(act: Callable[[World], object]) -> Callable[[World], object]:
             lease.close()
 
     return acted
+
+
+def _remove_in_use(world: World) -> None:
+    """Leave the files of a removed environment, whose user has ended since."""
+    _create_both(world)
+    _in_use(lambda w: w.manager().remove(SPEC.name, when_free=True))(world)
 
 
 def _foreign(world: World) -> None:
@@ -157,6 +172,9 @@ SCENARIOS = {
     "text remembered": Scenario(_create, lambda w: records.remember_text(w.layout, "0" * 64, SPEC.name)),
     "creator": Scenario(_create, lambda w: records.write_creator(w.layout, SPEC.name, 1000, 1.0)),
     "gc": Scenario(_litter, _collect),
+    "gc of environments": Scenario(_create_both, _collect_environments),
+    "reclaim": Scenario(_remove_in_use, lambda w: w.manager().reclaim()),
+    "recover": Scenario(_litter, lambda w: w.manager().recover()),
     "quarantine": Scenario(_foreign, lambda w: w.manager().examine(quarantine=True)),
 }
 RANDOM_SCENARIOS = (
@@ -167,6 +185,7 @@ RANDOM_SCENARIOS = (
     "relock",
     "repair",
     "gc",
+    "gc of environments",
 )
 RANDOM_MOMENTS = 20
 
