@@ -1,8 +1,9 @@
 """The library: what a runner calls before it executes code.
 
 `ensure` first looks (`envmgr.ready`: no daemon, no YAML, no third-party import); only where nothing is ready does it
-load what can build, and only the store's owner builds. An `Environment` is leased from the first moment to `close`, and
-each child that inherits its descriptor keeps the lease for as long as it lives.
+load what can build: the store's daemon where one listens, else the store's owner builds by himself. An `Environment` is
+leased from the first moment to `close`, and each child that inherits its descriptor keeps the lease for as long as it
+lives.
 
 Words for an environment: a ``Path`` is a file, a mapping is a spec, and a ``str`` is a spec's text when it has a
 newline, a file when it has ``/`` or ends in ``.yml`` or ``.yaml``, and else a name or an alias — never a file that
@@ -13,7 +14,7 @@ import os
 
 from envmgr import activation, ready
 from envmgr.errors import EnvironmentNotFound, InvalidSpec, UsageError
-from envmgr.names import EnvName
+from envmgr.names import EnvName, is_alias
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ def _ensure_parsed(
     from envmgr import events, names, wiring  # noqa: PLC0415
 
     # With the alias, so that one that cannot be had is refused before the build and not after it.
-    ensured = wiring.manager(store).ensure(
+    ensured = wiring.front(store).ensure(
         spec,
         alias=None if alias is None else names.alias(alias),
         timeout_s=timeout_s,
@@ -217,10 +218,12 @@ def _ensure_parsed(
 def _with_alias(environment: Environment, alias: "str | None", store: str) -> Environment:
     if alias is None:
         return environment
-    from envmgr import names, wiring  # noqa: PLC0415
-
     try:
-        wiring.manager(store).set_alias(names.alias(alias), environment.name)
+        if is_alias(alias) and ready.resolve_alias(store, alias) == environment.name:
+            return environment
+        from envmgr import names, wiring  # noqa: PLC0415
+
+        wiring.front(store).set_alias(names.alias(alias), environment.name)
     except BaseException:
         environment.close()
         raise
@@ -228,7 +231,12 @@ def _with_alias(environment: Environment, alias: "str | None", store: str) -> En
 
 
 def _remember(store: str, key: str, name: EnvName) -> None:
-    """Keep the name of a document for the next caller; a reader of somebody else's store cannot, and need not."""
+    """Keep the name of a document for the next caller, for the store's owner; its daemon does so for everybody else."""
+    try:
+        if os.stat(f"{store}/owner").st_uid != os.geteuid():
+            return
+    except OSError:
+        return
     from pathlib import Path  # noqa: PLC0415
 
     from envmgr.store import records  # noqa: PLC0415

@@ -74,7 +74,7 @@ def _ensure(options: "Mapping[str, str]", environ: "Mapping[str, str]") -> "Envi
     word, file = options.get("env"), options.get("spec")
     root = options.get("root")
     if word and not file:
-        return ensure(_no_path(word), root=root)
+        return _found(_no_path(word), root)
     if file and not word:
         path = os.path.abspath(file)
         try:
@@ -86,6 +86,14 @@ def _ensure(options: "Mapping[str, str]", environ: "Mapping[str, str]") -> "Envi
         "both an environment and a spec are given" if word and file else "no environment is given",
         hint="ENVMGR_ENV=NAME|ALIAS, ENVMGR_SPEC=FILE, or the first argument --envmgr-env=… or --envmgr-spec=…",
     )
+
+
+def _found(word: str, root: "str | None") -> "Environment":
+    try:
+        return ensure(word, root=root)
+    except EnvironmentNotFound as error:
+        error.hint = "envmgr list shows what is there; ENVMGR_SPEC=FILE or --envmgr-spec=FILE makes what is not"
+        raise
 
 
 def _made(path: str, root: "str | None") -> "Environment":

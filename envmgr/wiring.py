@@ -70,13 +70,18 @@ def front(root: str | None = None, *, backend: Backend | None = None) -> Manager
     return manager(path, backend=backend)
 
 
+def owner(root: Path) -> tuple[int, Mode]:
+    """Return the uid that owns the store at `root`, or would if it were made now, and the store's mode."""
+    try:
+        return opening.owner(Layout(root))
+    except (FileNotFoundError, NotADirectoryError):
+        return root.stat().st_uid if _mode(root) == "service" and root.is_dir() else os.geteuid(), _mode(root)
+
+
 def _refuse_others(root: Path) -> None:
     """Raise `DaemonUnavailable` for a service's store that this user does not own, also before it is made."""
-    layout = Layout(root)
     try:
-        uid, mode = opening.owner(layout)
-    except FileNotFoundError:
-        uid, mode = root.stat().st_uid if root.exists() else os.geteuid(), _mode(root)
+        uid, mode = owner(root)
     except OSError:
         return  # `manager` says it better
     if mode == "service" and uid != os.geteuid():

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from envmgr.model import Spec
     from envmgr.names import EnvName
     from envmgr.ports import Backend
+    from envmgr.remote.manager import RemoteManager
     from envmgr.store.layout import Layout
 
 _LARGEST_INPUT_BYTES = 64 << 20
@@ -98,20 +99,33 @@ class Call:
         return opening.open_for_reading(root) or layout.Layout(root)
 
     def manager(self, *, writable: bool) -> Manager:
-        """Return the manager of the store; a writable one makes the store if there is none."""
+        """Return the manager of the store itself; a writable one makes the store if there is none."""
         from envmgr import wiring
 
         manager = wiring.manager(self.root, writable=writable, backend=self._backend)
-        for warning in manager.context.settings.warnings:
-            self.say(f"warning: {warning}")
+        self._say_warnings(manager)
         return manager
 
-    def manager_of_existing(self, word: str) -> tuple[Manager, EnvName]:
-        """Return a writable manager and the name that `word` stands for; never makes a store."""
+    def front(self) -> Manager | RemoteManager:
+        """Return what changes the store: its daemon, or for its owner the store itself, made if there is none."""
+        from envmgr import wiring
+        from envmgr.manager.manager import Manager
+
+        front = wiring.front(self.root, backend=self._backend)
+        if isinstance(front, Manager):
+            self._say_warnings(front)
+        return front
+
+    def front_of_existing(self, word: str) -> tuple[Manager | RemoteManager, EnvName]:
+        """Return what changes the store, and the name that `word` stands for; never makes a store."""
         name = self.name(word)
         if not self.has_store():
             raise self.not_found(word)
-        return self.manager(writable=True), name
+        return self.front(), name
+
+    def _say_warnings(self, manager: Manager) -> None:
+        for warning in manager.context.settings.warnings:
+            self.say(f"warning: {warning}")
 
     # ---------------------------------------------------------------------------------------------------------- words
 
@@ -126,22 +140,22 @@ class Call:
         return sys.stdin.buffer.read(_LARGEST_INPUT_BYTES), "<stdin>"
 
     def document(self, word: str) -> Document:
-        """Read and parse a spec; its warnings are said once."""
+        """Read and parse a spec."""
         data, source = self.read(word)
         try:
             spec = client.parse(Path(word), data, source)
         except InvalidSpec as error:
             error.fields["source"] = source
             raise
-        for warning in spec.warnings:
-            if not self.is_quiet:
-                output.say(output.problem_line(source, warning, "warning: "))
         return Document(data, source, spec)
 
     def spec(self, word: str) -> Document:
-        """Return the document that a command needs which makes something; a name or an alias is a usage error."""
+        """Return the document of a command that is about it, and say its warnings; other words are usage errors."""
         if is_file(word):
-            return self.document(word)
+            document = self.document(word)
+            for warning in () if self.is_quiet else document.spec.warnings:
+                output.say(output.problem_line(document.source, warning, "warning: "))
+            return document
         raise UsageError(
             f"{word!r} is not a spec's file", hint=_file_hint(word) or "a file has / in it or ends in .yml or .yaml"
         )

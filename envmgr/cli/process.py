@@ -94,7 +94,9 @@ def translated(error: BaseException) -> EnvmgrError:
         context = error.ctx
         where = "envmgr" if context is None else context.command_path
         hint = f"{where} --help"
-        if where == "envmgr run":
+        if where != "envmgr" and "--root" in str(error.message):
+            hint = f"--root stands before the command: envmgr --root DIR {where.removeprefix('envmgr ')}"
+        elif where == "envmgr run":
             hint += "; the command's own options stand behind --"
         return UsageError(error.format_message().replace("\n\t", " "), hint=hint)
     if isinstance(error, OSError):

@@ -1,7 +1,8 @@
 """doctor: is this host and its store fit to be trusted?
 
 Each check says ``ok``, ``warning`` or ``error``, what it looked at, and what to do. Nothing is changed, except that
-foreign things in ``envs/`` are moved to the trash (undeleted) when asked.
+foreign things in ``envs/`` are moved to the trash (undeleted) when asked. Another user than the owner is told what he
+may see.
 """
 
 from __future__ import annotations
@@ -54,10 +55,23 @@ def examine(context: Context, *, only: str | None = None, quarantine: bool = Fal
     }
     if only is not None and only not in checks:
         raise UsageError(f"there is no check {only!r}", hint=f"one of {', '.join(checks)}")
-    return tuple(finding for name, check in checks.items() if only in (None, name) for finding in check())
+    return tuple(
+        finding for name, check in checks.items() if only in (None, name) for finding in _as_far_as_seen(name, check)
+    )
+
+
+def _as_far_as_seen(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except PermissionError as error:
+        yield Finding(name, "warning", f"this user may not look: {error.filename}: {error.strerror}")
 
 
 def _filesystem(context: Context) -> Iterator[Finding]:
+    uid, _ = opening.owner(context.layout)
+    if uid != os.geteuid():
+        yield Finding("filesystem", "ok", f"locks and links in {context.root} are for its owner (uid {uid}) to try")
+        return
     try:
         opening.check_filesystem(context.layout)
     except EnvmgrError as error:

@@ -12,7 +12,6 @@ Source: RFC 9112, unix(7).
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
@@ -70,7 +69,7 @@ def _remedy(path: str) -> str:
 
 
 class Connection:
-    """A connection for one request, to be closed.
+    """A connection for one request; a context manager that closes it.
 
     With ``is_patient=False`` a daemon that has not answered in time is not asked whether it lives.
 
@@ -94,6 +93,12 @@ class Connection:
         except BaseException:
             self._socket.close()
             raise
+
+    def __enter__(self) -> Connection:  # noqa: PYI034 - `typing.Self` came with Python 3.11
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """End the connection, and with it whatever the daemon holds for it."""
@@ -231,8 +236,7 @@ class Connection:
     def _lives(self) -> bool:
         patience = Patience(self._patience.connect_s, self._patience.connect_s, 0.0, 0.0)
         try:
-            other = Connection(self._path, limit=self._limit, patience=patience, is_patient=False)
-            with contextlib.closing(other):
+            with Connection(self._path, limit=self._limit, patience=patience, is_patient=False) as other:
                 other.ask("GET", _LIVE)
         except DaemonUnavailable:
             return False

@@ -6,7 +6,6 @@ the answer without `envmgr.wire.socket`, whose many records take longer to impor
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +38,7 @@ def _ask(root: str, target: str) -> dict[str, Any] | None:
     if path is None:
         return None
     try:
-        with contextlib.closing(Connection(path, patience=_PATIENCE, is_patient=False)) as connection:
+        with Connection(path, patience=_PATIENCE, is_patient=False) as connection:
             return connection.ask("GET", target)
     except (DaemonUnavailable, PermissionRefused):
         return None

@@ -9,7 +9,6 @@ on there; `remove` waits for a lock without saying for whom.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -80,7 +79,7 @@ class RemoteManager:
         for _ in range(_TRIES):
             ended = self._follow("/environments", request, limit, report)
             # Over this connection the daemon holds the build until we have our own lease.
-            with contextlib.closing(ended.connection):
+            with ended.connection:
                 lease = ready.acquire(str(self._layout.root), spec.name)
             was_built |= isinstance(ended.result, wire.EnsureResult) and ended.result.was_built
             if lease is not None:
@@ -216,7 +215,7 @@ class RemoteManager:
     def _ask(
         self, cls: type[T], method: str, target: str, request: object = None, *, limit: TimeLimit | None = None
     ) -> T:
-        with contextlib.closing(Connection(self._path, limit=limit, patience=self._patience)) as connection:
+        with Connection(self._path, limit=limit, patience=self._patience) as connection:
             return load(self._path, cls, connection.ask(method, wire.PREFIX + target, request))
 
     def _follow(self, target: str, request: object, limit: TimeLimit, report: Reporter) -> Ended:

@@ -4,16 +4,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from envmgr.cli import options, output, shapes
 from envmgr.cli.call import Call
-from envmgr.errors import Corrupt, EnvmgrError
+from envmgr.errors import Corrupt, EnvmgrError, PermissionRefused, UsageError
 
 if TYPE_CHECKING:
     from envmgr.manager.doctor import Finding
@@ -28,9 +29,13 @@ def list_(context: typer.Context, as_json: options.AsJson = False, quiet: option
     """List the environments of this host."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
     # Neither settings nor what builds: it answers beside a broken settings file, and in half the time.
-    from envmgr.manager import inspection
+    from envmgr.remote import looking
 
-    found = inspection.list_all(call.layout())
+    found = looking.list_all(call.root)
+    if found is None:
+        from envmgr.manager import inspection
+
+        found = inspection.list_all(call.layout())
     record = {"root": call.root, "environments": [shapes.environment(info) for info in found]}
     call.answer(record, lambda: _write_list(found))
     if not found:
@@ -68,11 +73,15 @@ def show(
     """Tell everything that is known of one environment."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
     name = call.name(x)
-    manager = call.manager(writable=False)
-    info = manager.show(name)
+    from envmgr.manager import inspection
+    from envmgr.remote import looking
+    from envmgr.store import records
+
+    layout = call.layout()
+    info = looking.show(call.root, name) or inspection.show(layout, name)
     record = None
     if info.build_id is not None and info.state != "damaged":
-        record = manager.record(name, info.build_id)
+        record = records.read_record(layout, name, info.build_id)
     call.answer({**shapes.environment(info), **shapes.build(record)}, lambda: _write_facts(info, record))
 
 
@@ -114,7 +123,9 @@ def logs(
     """Print the log of the build, or of the last failure."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
     name = call.name(x)
-    text = call.manager(writable=False).log(name)
+    from envmgr.manager import inspection
+
+    text = inspection.read_log(call.layout(), name)
     call.answer({"name": name, "log": text}, text)
 
 
@@ -127,7 +138,10 @@ def verify(
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     name = call.name(x)
-    damages = call.manager(writable=False).verify(name)
+    from envmgr.manager import verification
+    from envmgr.settings import machine
+
+    damages = verification.verify(call.layout(), name, machine.subdir())
     record = {"name": name, "is_whole": not damages, "damages": [damage.to_json() for damage in damages]}
     lines = []
     for damage in damages:
@@ -155,17 +169,79 @@ def doctor(
 ) -> int:
     """Check this host and its store.
 
-    Looked at: file system, locks, disk, clock, channels, cache, foreign things. Makes the store if there is none.
-    Exit code 0 without errors (warnings are none), 12 if something in the store is corrupt, else 1.
+    Looked at: daemon, settings, file system, locks, disk, clock, channels, cache, foreign things. Its owner's makes the
+    store if there is none; another user is told what he may see. Exit code 0 without errors (warnings are none), 12 if
+    something in the store is corrupt, else 1.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    findings = call.manager(writable=True).examine(only=only, quarantine=quarantine)
+    findings = _findings(call, only=only, quarantine=quarantine)
     errors = [finding for finding in findings if finding.status == "error"]
     record = {"root": call.root, "is_fit": not errors, "findings": [finding.to_json() for finding in findings]}
     call.answer(record, lambda: _write_findings(findings))
     if any(finding.check in _CORRUPT_CHECKS for finding in errors):
         return Corrupt.exit_code
     return EnvmgrError.exit_code if errors else 0
+
+
+def _findings(call: Call, *, only: str | None, quarantine: bool) -> tuple[Finding, ...]:
+    from pathlib import Path
+
+    from envmgr import wiring
+    from envmgr.manager.doctor import Finding
+
+    own: dict[str, Callable[[], Finding]] = {
+        "daemon": lambda: _daemon(call.root),
+        "settings": lambda: _settings(call.root),
+    }
+    findings = [look() for name, look in own.items() if only in (None, name)]
+    if only in own or any(finding.status == "error" for finding in findings if finding.check == "settings"):
+        return tuple(findings)
+    uid, _ = wiring.owner(Path(call.root))
+    if uid != os.geteuid() and quarantine:
+        raise PermissionRefused(f"only the owner of {call.root} (uid {uid}) moves what stands in it")
+    if uid != os.geteuid() and not call.has_store():
+        return (*findings, Finding("records", "ok", f"there is no store in {call.root} yet"))
+    manager = call.manager(writable=uid == os.geteuid())
+    try:
+        return (*findings, *manager.examine(only=only, quarantine=quarantine))
+    except UsageError as error:
+        error.hint = f"{error.hint}, {', '.join(own)}"
+        raise
+
+
+def _daemon(root: str) -> Finding:
+    from pathlib import Path
+
+    from envmgr import wiring
+    from envmgr.manager.doctor import Finding
+    from envmgr.remote.connection import Absent, Connection
+    from envmgr.wire import address
+
+    path = address.socket_of(root)
+    try:
+        if path is not None:
+            with Connection(path, is_patient=False) as connection:
+                connection.ask("GET", "/v1/health/live")
+            return Finding("daemon", "ok", f"answers at {path}")
+    except Absent as error:
+        if wiring.owner(Path(root))[1] == "service":
+            return Finding("daemon", "error", error.message, error.hint)
+    except EnvmgrError as error:
+        return Finding("daemon", "error", error.message, error.hint)
+    return Finding("daemon", "ok", "none is running; the store's owner works without one")
+
+
+def _settings(root: str) -> Finding:
+    from pathlib import Path
+
+    from envmgr import wiring
+    from envmgr.manager.doctor import Finding
+
+    try:
+        warnings = wiring.settings(Path(root)).warnings
+    except EnvmgrError as error:
+        return Finding("settings", "error", f"{error.message}; what depends on them was not looked at", error.hint)
+    return Finding("settings", "warning" if warnings else "ok", "; ".join(warnings) or "they can be read")
 
 
 def _write_findings(findings: Sequence[Finding]) -> None:

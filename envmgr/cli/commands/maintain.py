@@ -46,12 +46,12 @@ def remove(
                 f"{x!r} is an alias, and removing it touches no files",
                 hint="--when-free and --forget want FILE or NAME",
             )
-        manager, name = call.manager_of_existing(x)
+        manager, name = call.front_of_existing(x)
         manager.remove_alias(names.Alias(x))
         call.say(f"alias {x} is gone; {name} stays")
         call.answer({"name": name, "alias": x, "build_id": None, "is_deleted": False, "used_by": []})
         return
-    manager, name = call.manager_of_existing(x)
+    manager, name = call.front_of_existing(x)
     with call.progress() as report:
         removed = manager.remove(name, when_free=when_free, forget=forget, timeout_s=timeout_s, report=report)
     if removed.is_deleted:
@@ -83,7 +83,7 @@ def set_alias(
     """Let an alias stand for an environment that is there."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
     checked = names.alias(alias)
-    manager, name = call.manager_of_existing(x)
+    manager, name = call.front_of_existing(x)
     manager.set_alias(checked, name, move=move)
     call.say(f"{alias} stands for {name}")
     call.answer({"alias": alias, "name": name})
@@ -113,7 +113,7 @@ def remove_alias(
     checked = names.alias(alias)
     if not call.has_store():
         raise EnvironmentNotFound(f"there is no alias {alias!r}", hint="envmgr alias list shows them")
-    name = call.manager(writable=True).remove_alias(checked)
+    name = call.front().remove_alias(checked)
     call.say(f"alias {alias} is gone; {name} stays")
     call.answer({"alias": alias, "name": name})
 
@@ -133,7 +133,7 @@ def unpin(
 
 
 def _pin(call: Call, word: str, *, is_pinned: bool) -> None:
-    manager, name = call.manager_of_existing(word)
+    manager, name = call.front_of_existing(word)
     manager.pin(name, is_pinned=is_pinned)
     call.say(f"{name} is {'pinned' if is_pinned else 'not pinned'}")
     call.answer({"name": name, "is_pinned": is_pinned})
@@ -174,7 +174,7 @@ def gc(
     found: tuple[Collected, ...] = ()
     if call.has_store():
         with call.progress() as report:
-            found = call.manager(writable=True).collect(dry_run=dry_run, limits=limits, report=report)
+            found = call.front().collect(dry_run=dry_run, limits=limits, report=report)
     freed_bytes = sum(thing.size_bytes for thing in found)
     record = {
         "is_dry_run": dry_run,

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,7 +16,7 @@ import typer
 from envmgr import ready
 from envmgr.cli import options, shapes
 from envmgr.cli.call import Call
-from envmgr.errors import BuilderDied, BuildFailed, InvalidSpec, UsageError
+from envmgr.errors import BuilderDied, BuildFailed, InvalidSpec, LockfileMismatch, UsageError
 
 if TYPE_CHECKING:
     from envmgr.cli.call import Document
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from envmgr.manager.manager import Manager
     from envmgr.manager.replacement import Replaced
     from envmgr.names import Alias, EnvName
+    from envmgr.remote.manager import RemoteManager
 
 
 def name(
@@ -64,9 +66,15 @@ def create(
     checked = None if alias is None else _alias(alias)
     lock_text = None if lockfile is None else _read_lockfile(lockfile)
     document = call.spec(file)
-    manager, ensured = ensure(
-        call, document, alias=checked, move=move, lock_text=lock_text, timeout_s=options.seconds(timeout), retry=retry
-    )
+    try:
+        manager, ensured = ensure(
+            call, document, alias=checked, move=move, lock_text=lock_text, timeout_s=options.seconds(timeout),
+            retry=retry,
+        )  # fmt: skip
+    except (InvalidSpec, LockfileMismatch) as error:
+        # The document was read before: this is about the lockfile, whose name only we know.
+        error.message = error.message if lockfile is None else f"{lockfile}: {error.message}"
+        raise
     try:
         lease = ensured.lease
         record = manager.record(lease.name, lease.build_id)
@@ -97,18 +105,19 @@ def ensure(
     lock_text: str | None = None,
     timeout_s: float | None = None,
     retry: bool = False,
-) -> tuple[Manager, Ensured]:
+) -> tuple[Manager | RemoteManager, Ensured]:
     """Make the environment of a document unless it is there; return it leased.
 
-    One that is there is anybody's to use: only what has to be written asks for the right to write the store.
+    One that is there is anybody's to use: only what has to be written asks the daemon, or the store's owner.
     """
-    is_there = alias is None and ready.resolve(call.root, document.spec.name) is not None
-    manager = call.manager(writable=not is_there)
+    has_alias = alias is None or ready.resolve_alias(call.root, alias) == document.spec.name
+    is_there = has_alias and ready.resolve(call.root, document.spec.name) is not None
+    manager = call.manager(writable=False) if is_there else call.front()
     try:
         with call.progress() as report:
             ensured = manager.ensure(
-                document.spec, alias=alias, move_alias=move, lock_text=lock_text, retry=retry and not is_there,
-                timeout_s=timeout_s, report=report,
+                document.spec, alias=None if is_there else alias, move_alias=move, lock_text=lock_text,
+                retry=retry and not is_there, timeout_s=timeout_s, report=report,
             )  # fmt: skip
     except (BuildFailed, BuilderDied) as error:
         error.hint = error.hint or f"envmgr logs {document.spec.name} shows how far it came"
@@ -118,7 +127,7 @@ def ensure(
     return manager, ensured
 
 
-def aliases_of(manager: Manager, name: EnvName) -> list[Alias]:
+def aliases_of(manager: Manager | RemoteManager, name: EnvName) -> list[Alias]:
     """Return the aliases of a name."""
     return [alias for alias, target in manager.aliases().items() if target == name]
 
@@ -156,15 +165,15 @@ def lock(
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
     spec = call.spec(file).spec
-    manager = call.manager(writable=True)
+    manager = call.front()
     with call.progress() as report:
         text = manager.lock(spec, timeout_s=timeout_s, report=report)
     if out is not None:
         _write(out, text)
         call.say(f"wrote {out}")
-    from envmgr import lockfile
+    from envmgr import lockfile, wiring
 
-    settings = manager.context.settings
+    settings = wiring.settings(Path(call.root))
     locked = lockfile.parse(text, settings.subdir)
     record = {
         "name": spec.name,
@@ -204,10 +213,13 @@ def relock(
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
     newest = None if exclude_newer is None else _time(exclude_newer)
-    manager, name = call.manager_of_existing(x)
+    manager, name = call.front_of_existing(x)
     with call.progress() as report:
         found = manager.relock(name, exclude_newer=newest, timeout_s=timeout_s, report=report)
-    call.say(f"{name} was rebuilt with other packages" if found.is_new else f"{name} has the newest packages already")
+    if found.is_new:
+        call.say(f"{name} was rebuilt with other packages")
+    else:
+        call.say(f"{name} was solved again, has the newest packages already, and stays as it is")
     _answer_replaced(call, manager, found)
 
 
@@ -236,14 +248,14 @@ def repair(
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
-    manager, name = call.manager_of_existing(x)
+    manager, name = call.front_of_existing(x)
     with call.progress() as report:
         found = manager.repair(name, timeout_s=timeout_s, report=report)
     call.say(f"{name} was built again")
     _answer_replaced(call, manager, found)
 
 
-def _answer_replaced(call: Call, manager: Manager, found: Replaced) -> None:
+def _answer_replaced(call: Call, manager: Manager | RemoteManager, found: Replaced) -> None:
     name = found.record.name
     info = manager.show(name)
     record = shapes.replaced(found, path=str(info.path), prefix=str(info.prefix), aliases=info.aliases)
