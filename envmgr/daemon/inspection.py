@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from envmgr import ready
+from envmgr import names, ready
 from envmgr.daemon import answers, documents
 from envmgr.errors import Corrupt, EnvironmentNotFound
 from envmgr.manager.context import free_space
@@ -69,14 +69,10 @@ class Inspection:
     def _describe(self, infos: tuple[EnvironmentInfo, ...]) -> tuple[wire.Environment, ...]:
         builds: dict[str, list[BuildId]] = {}
         for build in sweep.all_builds(self._layout):
-            builds.setdefault(build.partition("-")[0], []).append(build)
+            builds.setdefault(_stem(build), []).append(build)
+        # A build's id begins with the first digits of its name.
         return tuple(
-            answers.environment(
-                info,
-                tuple(
-                    build for stem, those in builds.items() if info.name.startswith(f"env-{stem}") for build in those
-                ),
-            )
+            answers.environment(info, tuple(builds.get(_stem(names.build_id(info.name[len("env-") :], 0)), ())))
             for info in infos
         )
 
@@ -153,6 +149,10 @@ class Inspection:
         if spec is None:
             raise EnvironmentNotFound(f"{name} is not in {self._root}", hint="create it from its spec")
         return spec
+
+
+def _stem(build: BuildId) -> str:
+    return build.partition("-")[0]
 
 
 def _short(operation: wire.Operation) -> wire.Operation:
