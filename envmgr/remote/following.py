@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 1.0
+_MOMENT_S = 0.5
 _RESTARTS = 3
 """So often a request is made again after a daemon forgot it: one that kills its daemon must not do so for ever."""
 
@@ -48,7 +49,11 @@ class Ended:
 
 
 class Following:
-    """One request that takes a while; `end` does all of it."""
+    """One request that takes a while; `end` does all of it.
+
+    It is the `envmgr.ports.Deadline` of its connections itself: while they wait, it is asked every now and then, and
+    says that we wait for a place in the queue when that takes longer than a moment.
+    """
 
     def __init__(
         self, path: str, target: str, request: object, *, limit: Deadline, report: Reporter, patience: Patience
@@ -66,6 +71,15 @@ class Following:
         self._was_broken = False
         self._pause_s = _FIRST_PAUSE_S
         self._is_waiting = False
+        self._queued_since: float | None = None
+
+    def check(self) -> None:
+        self._limit.check()
+        if self._queued_since is not None and time.monotonic() - self._queued_since > _MOMENT_S:
+            self._tell_waiting("waiting for what the daemon was asked for before")
+
+    def remaining_s(self) -> float | None:
+        return self._limit.remaining_s()
 
     def end(self) -> Ended:
         """Ask, and follow what was begun to its end; the caller closes the connection of what is returned.
@@ -92,7 +106,7 @@ class Following:
 
     def _try(self) -> Ended | None:
         """Go on from where we are over one connection; ``None`` when the operation is to be asked for again."""
-        connection = Connection(self._path, limit=self._limit, patience=self._patience_now())
+        connection = Connection(self._path, limit=self, patience=self._patience_now())
         try:
             ended = self._ask(connection) if self._operation is None else None
             ended = ended or self._listen(connection)
@@ -152,9 +166,10 @@ class Following:
 
     def _take_state(self, operation: wire.Operation) -> None:
         self._operation = operation.id
-        if operation.state == "queued" and operation.position > 0:
-            self._tell_waiting(f"waiting for {operation.position} that the daemon was asked for before")
-        elif operation.state != "queued":
+        if operation.state == "queued":
+            self._queued_since = self._queued_since or time.monotonic()
+        else:
+            self._queued_since = None
             self._tell_waiting(None)
 
     def _ended(self, connection: Connection, entry: Entry) -> Ended | None:
@@ -168,7 +183,7 @@ class Following:
 
     def _ask_again(self) -> None:
         """Begin anew, since nobody knows the operation any more."""
-        self._operation, self._last_id, self._was_broken = None, 0, False
+        self._operation, self._last_id, self._was_broken, self._queued_since = None, 0, False, None
         self._restarts += 1
         if self._restarts > _RESTARTS:
             raise EnvmgrError(

@@ -46,7 +46,7 @@ class TestEveryCommand:
 
     @pytest.mark.parametrize("words", [words for words in COMMANDS if words != ("daemon",)], ids=" ".join)
     def test_help_and_json(self, cli: Cli, words: tuple[str, ...]) -> None:
-        """Every command but the daemon has help, --json and --quiet; a usage error is one JSON record with exit code 2."""
+        """Every command that answers has help, --json and --quiet; a usage error is a JSON record with exit code 2."""
         help_text = cli(*words, "--help")
         assert (help_text.code, help_text.err) == (0, "")
         assert "--json" in help_text.out

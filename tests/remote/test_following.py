@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from envmgr.errors import (
     TimedOut,
     Unsatisfiable,
 )
-from envmgr.events import Event
+from envmgr.events import Event, Reporter
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit
 from envmgr.remote import events
@@ -41,11 +42,13 @@ class Case:
         self.path = path
         self.events: list[Event] = []
 
-    def end(self, *, timeout_s: float | None = None, patience: Patience = QUICK) -> wire.Result | None:
+    def end(
+        self, *, timeout_s: float | None = None, patience: Patience = QUICK, report: Reporter | None = None
+    ) -> wire.Result | None:
         limit = TimeLimit(SystemClock(), timeout_s)
         following = Following(
-            str(self.path), "/v1/lockfiles", wire.RelockRequest(), limit=limit, report=self.events.append,
-            patience=patience,
+            str(self.path), "/v1/lockfiles", wire.RelockRequest(), limit=limit,
+            report=report or self.events.append, patience=patience,
         )  # fmt: skip
         ended = following.end()
         ended.connection.close()
@@ -178,19 +181,37 @@ def test_a_daemon_with_too_much_to_do_is_waited_for_and_it_is_said_once(case: Ca
 
 
 def test_a_place_in_the_queue_is_said_once(case: Case) -> None:
-    """While others are before us that is said as waiting, which ends when the work begins."""
+    """That others come before us is said when it takes longer than a moment, and ends when the work begins."""
+    is_said = threading.Event()
 
     def play(peer: Peer) -> None:
         peer.answer({"data": {"operation": operation("queued", position=2)}}, 202)
         peer.stream()
         peer.event(1, "state", operation("queued", position=1))
+        while not is_said.wait(0.1):
+            peer.write(b"2\r\n:\n\r\n")
         peer.event(2, "state", operation("running"))
         peer.event(3, "progress", BEGIN.to_json())
         finish(peer, 4)
 
     with playing(case.path, play):
-        case.end()
+        case.end(report=lambda event: (case.events.append(event), is_said.set()))
     assert case.said == [("begin", "wait"), ("end", "wait"), ("begin", "solve")]
+
+
+def test_a_queue_that_is_passed_at_once_is_not_worth_a_word(case: Case) -> None:
+    """What begins at once is told as without a daemon: no waiting."""
+
+    def play(peer: Peer) -> None:
+        peer.answer({"data": {"operation": operation("queued", position=1)}}, 202)
+        peer.stream()
+        peer.event(1, "state", operation("running"))
+        peer.event(2, "progress", BEGIN.to_json())
+        finish(peer, 3)
+
+    with playing(case.path, play):
+        case.end()
+    assert case.said == [("begin", "solve")]
 
 
 def test_a_stopping_daemon_is_asked_until_the_next_one_is_there(case: Case) -> None:
