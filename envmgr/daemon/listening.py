@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from envmgr.settings import Settings
     from envmgr.store.layout import Layout
 
-_BACKLOG = 4096
+BACKLOG = 4096
 _LONGEST_PATH_BYTES = 107 - len(".tmp")
 
 
@@ -163,7 +163,7 @@ def _bound(path: Path, bits: int, gid: int | None) -> socket.socket:
         if gid is not None:
             os.chown(temporary, -1, gid)
         temporary.chmod(bits)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
         temporary.replace(path)
     except OSError as error:
         sock.close()
@@ -222,7 +222,7 @@ def _tcp(where: str, settings: Settings) -> Listener:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(place)
-        sock.listen(_BACKLOG)
+        sock.listen(BACKLOG)
     except OSError as error:
         raise UsageError(f"cannot listen on {where}: {error}", hint="setting listen", setting="listen") from error
     return _checked(sock, settings)

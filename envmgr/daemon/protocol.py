@@ -1,10 +1,10 @@
 """One connection: who is at its other end, what is held for him, and how long he may take.
 
-A client has `HEADER_S` for the head of a request from its first byte (or from connecting), `BODY_S` for its body,
-`WRITE_S` for reading on when it has fallen behind, and `IDLE_S` between two requests; of a head, and of anything else
-in a request that nobody gets to see, it may send `HEAD_BYTES`. Who takes more is told so (408, 431) and cut off. One
-user may have so many connections; more are answered 429. So clients that are slow, half gone or hostile cost a
-descriptor each for a while, and nobody else anything.
+`Limits` says how long a client may take for the head of a request from its first byte (or from connecting), for its
+body, for reading on when it has fallen behind, and between two requests; and how long a head may be, and anything else
+in a request that nobody gets to see. Who takes more is told so (408, 431) and cut off. One user may have so many
+connections; more are answered 429. So clients that are slow, half gone or hostile cost a descriptor each for a while,
+and nobody else anything.
 
 What cannot be parsed is answered 400 in the one shape of an error.
 
@@ -17,6 +17,7 @@ import asyncio
 import http
 from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from uvicorn.config import Config
@@ -26,13 +27,22 @@ from uvicorn.server import ServerState
 from envmgr.daemon import peers, responses
 from envmgr.errors import Busy, EnvmgrError, TimedOut, UsageError
 
-HEADER_S = 10.0
-BODY_S = 30.0
-WRITE_S = 30.0
-IDLE_S = 60.0
-HEAD_BYTES = 64 << 10
 KEY = "connection"
 """Where a request's scope has its `Connection`: in ``scope["state"]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may take of us; see the module."""
+
+    header_s: float = 10.0
+    body_s: float = 30.0
+    write_s: float = 30.0
+    idle_s: int = 60
+    head_bytes: int = 64 << 10
+
+
+LIMITS = Limits()
 
 
 class Closable(Protocol):
@@ -107,8 +117,10 @@ class Door:
 class PeerProtocol(HttpToolsProtocol):
     """See the module; the class of every connection of the daemon."""
 
-    def __init__(self, config: Config, server_state: ServerState, door: Door) -> None:
+    def __init__(self, config: Config, server_state: ServerState, door: Door, limits: Limits = LIMITS) -> None:
         super().__init__(config, server_state, {})
+        self.timeout_keep_alive = limits.idle_s
+        self._limits = limits
         self.connection = Connection(None)
         self._door = door
         self._user: Hashable = None
@@ -141,7 +153,7 @@ class PeerProtocol(HttpToolsProtocol):
                 ),
             )
             return
-        self._limit(HEADER_S)
+        self._limit(self._limits.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -159,10 +171,11 @@ class PeerProtocol(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._unseen_bytes > HEAD_BYTES:
-            self._refuse(431, UsageError(f"the head of a request has over {HEAD_BYTES} bytes", limit_bytes=HEAD_BYTES))
+        most = self._limits.head_bytes
+        if self._unseen_bytes > most:
+            self._refuse(431, UsageError(f"the head of a request has over {most} bytes", limit_bytes=most))
         elif self._timer is None and self.timeout_keep_alive_task is None and not self._is_answering:
-            self._limit(HEADER_S)  # bytes that begin no request, such as empty lines
+            self._limit(self._limits.header_s)  # bytes that begin no request, such as empty lines
 
     # --------------------------------------------------------------------------------------------------- the requests
 
@@ -170,12 +183,12 @@ class PeerProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.connection.release()
         self._is_in_request = True
-        self._limit(HEADER_S)
+        self._limit(self._limits.header_s)
 
     def on_headers_complete(self) -> None:
         self._unseen_bytes = 0
         super().on_headers_complete()
-        self._limit(BODY_S)
+        self._limit(self._limits.body_s)
 
     def on_body(self, body: bytes) -> None:
         self._unseen_bytes = 0
@@ -216,7 +229,7 @@ class PeerProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         if self._write_timer is None:
-            self._write_timer = self.loop.call_later(WRITE_S, self.transport.abort)
+            self._write_timer = self.loop.call_later(self._limits.write_s, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()

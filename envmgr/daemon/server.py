@@ -126,7 +126,7 @@ class Daemon:
         )
         config = Config(
             gate, ws="none", lifespan="off", interface="asgi3", log_config=None, access_log=False, proxy_headers=False,
-            server_header=False, date_header=False, timeout_keep_alive=int(protocol.IDLE_S),
+            server_header=False, date_header=False,
         )  # fmt: skip
         config.load()
         loop = asyncio.get_running_loop()
@@ -139,8 +139,9 @@ class Daemon:
             await loop.create_server(
                 lambda: PeerProtocol(config, self._state, self._door),
                 sock=listener.socket,
+                backlog=listening.BACKLOG,
                 ssl=listener.tls,
-                ssl_handshake_timeout=None if listener.tls is None else protocol.HEADER_S,
+                ssl_handshake_timeout=None if listener.tls is None else protocol.LIMITS.header_s,
             )
             for listener in found
         ]
