@@ -76,8 +76,8 @@ class Desk(Protocol):
     def place(self, flight: Flight) -> int:
         """Return its place in the queue, 1 for the next one, or 0."""
 
-    def attend(self) -> None:
-        """Look again at what is due when."""
+    def attend(self, flight: Flight) -> None:
+        """Look again when something of it is due."""
 
 
 class Flight:
@@ -105,7 +105,6 @@ class Flight:
         self._started_at: float | None = None
         self._finished_at: float | None = None
         self._askers: dict[Hashable, Caller] = {}
-        self._asked = 0
         self._thens: list[Then] = []
         self._is_disposable = True
         self._unheard = 0
@@ -163,7 +162,7 @@ class Flight:
                 if was_there:
                     self._left_at = self._clock.monotonic()
             if was_there:
-                self._desk.attend()
+                self._desk.attend(self)
 
         return stop
 
@@ -195,7 +194,6 @@ class Flight:
     def ask(self, caller: Caller, *, cancel_when_unwanted: bool, then: Then | None) -> None:
         """Count one more who wants it."""
         self._askers[identity(caller)] = caller
-        self._asked += 1
         self._is_disposable = self._is_disposable and cancel_when_unwanted
         self._unheard += 1
         self._heard_until = self._clock.monotonic() + LISTEN_GRACE_S
@@ -238,7 +236,7 @@ class Flight:
 
     @property
     def has_one_asker(self) -> bool:
-        return self._asked == 1
+        return len(self._askers) == 1
 
     def due(self) -> float | None:
         """Return when (monotonic) `tend` is to be called next, or ``None``."""

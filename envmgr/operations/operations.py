@@ -18,6 +18,7 @@ Not promised: that work which ignores its wish to stop ends; `drain` goes withou
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Hashable
@@ -64,6 +65,8 @@ class Operations:
         self._news: deque[tuple[Flight, bool]] = deque()
         self._untold = 0
         self._keeper: threading.Thread | None = None
+        self._due_earlier = threading.Condition(self._lock)
+        self._attended_at = math.inf
         self._mean_s = _FIRST_GUESS_S
         self._is_draining = False
 
@@ -99,7 +102,7 @@ class Operations:
                 flight.enter("queued")
                 self._launch()
         self._announce()
-        self.attend()
+        self.attend(flight)
         return flight
 
     def find(self, id: str) -> Flight | None:  # noqa: A002 - the operation's id
@@ -152,7 +155,7 @@ class Operations:
             for flight in self._ended:
                 flight.drop()
             keeper = self._keeper
-            self._changed.notify_all()
+            self._due_earlier.notify()
         if keeper is not None:
             keeper.join(_STOP_S)
 
@@ -165,7 +168,7 @@ class Operations:
         with self._lock:
             self._cancel(flight, reason)
         self._announce()
-        self.attend()
+        self.attend(flight)
 
     def _cancel(self, flight: Flight, reason: str) -> None:
         if flight.is_finished:
@@ -188,11 +191,14 @@ class Operations:
                 return 0
             return next(place for place, other in enumerate(self._queue.in_order(), 1) if other is flight)
 
-    def attend(self) -> None:
+    def attend(self, flight: Flight) -> None:
         with self._lock:
+            due = flight.due()
+            if due is None or due >= self._attended_at:
+                return
             if self._keeper is not None:
-                self._changed.notify_all()
-            elif not self._is_draining and self._next_due() is not None:
+                self._due_earlier.notify()
+            elif not self._is_draining:
                 self._keeper = threading.Thread(target=self._keep, name="envmgr-operations", daemon=True)
                 try:
                     self._keeper.start()
@@ -213,18 +219,17 @@ class Operations:
                     self._cancel(flight, "nobody waited for it any more")
         self._announce()
 
-    def _next_due(self) -> float | None:
-        return min((due for flight in self._flights.values() if (due := flight.due()) is not None), default=None)
-
     def _keep(self) -> None:
         while True:
             self.tend()
             with self._lock:
-                due = self._next_due()
-                if due is None or self._is_draining:
-                    self._keeper = None
+                self._attended_at = min(
+                    (due for flight in self._flights.values() if (due := flight.due()) is not None), default=math.inf
+                )
+                if self._attended_at == math.inf or self._is_draining:
+                    self._attended_at, self._keeper = math.inf, None
                     return
-                self._changed.wait(max(0.0, due - self._clock.monotonic()))
+                self._due_earlier.wait(max(0.0, self._attended_at - self._clock.monotonic()))
 
     def _check_room(self, caller: Caller) -> None:
         max_running, max_waiting, max_waiting_per_caller = self._limits
@@ -274,10 +279,11 @@ class Operations:
             with self._lock:
                 self._mean_s += (self._clock.monotonic() - begun - self._mean_s) / 8
                 self._running.remove(flight)
-                flight = self._begin_next() if len(self._running) < self._limits[0] else None
+                following = self._begin_next() if len(self._running) < self._limits[0] else None
                 self._changed.notify_all()
             self._announce()
-            self.attend()
+            self.attend(flight)
+            flight = following
 
     def _work(self, flight: Flight) -> wire.Result | Leased | EnvmgrError:
         try:
