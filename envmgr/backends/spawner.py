@@ -14,6 +14,7 @@ imports neither rattler nor conda_lock.
   nothing of the library's.
 * Its output is the build's log; its answers come through a pipe, the request goes in through a file in memory, so that
   neither side can wait for the other.
+* Where the kernel lets us, the memory of the builder and its tools is bounded (`envmgr.cgroups`).
 * However `Spawner.build` ends, the builder and all that it has started are gone (`envmgr.backends.families`).
 """
 
@@ -36,6 +37,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from envmgr import cgroups
 from envmgr.backends import families
 from envmgr.errors import BuilderDied, EnvmgrError, NoSpace, TimedOut, from_json
 from envmgr.events import Event, Reporter, ignore
@@ -71,8 +73,11 @@ def builder_command() -> list[str]:
 class Spawner:
     """The `envmgr.ports.Backend` of a real store. Any number of threads may use one at the same time."""
 
-    def __init__(self, command: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str] | None = None, *, find_cgroup: Callable[[], Path] = cgroups.base
+    ) -> None:
         self._command = command
+        self._find_cgroup = find_cgroup
 
     def build(
         self,
@@ -90,6 +95,7 @@ class Spawner:
         """
         builder = _Builder(self._command or builder_command(), request, lease_fd, report)
         try:
+            builder.bound(self._find_cgroup)
             return builder.listen(deadline, report, on_locked)
         except BaseException:
             _insist(builder.end)
@@ -175,6 +181,8 @@ class _Builder:
 
     def __init__(self, command: Sequence[str], request: BuildRequest, lease_fd: int, report: Reporter) -> None:
         self._build_dir = request.build_dir
+        self._memory_bytes = request.memory_bytes
+        self._group: cgroups.Group | None = None
         self._log = Path(request.build_dir, LOG_NAME)
         self._report = report
         self._started: Future[subprocess.Popen[bytes]] = Future()
@@ -214,6 +222,17 @@ class _Builder:
         finally:
             os.close(fd)
 
+    def bound(self, find_cgroup: Callable[[], Path]) -> None:
+        """Bound the memory of the builder and its tools, where that can be done at all (`envmgr.cgroups`).
+
+        It is still busy with its own start then, and has started nobody else.
+        """
+        if not self._memory_bytes or self._started.exception() is not None:
+            return
+        with contextlib.suppress(cgroups.Unavailable, OSError):
+            self._group = cgroups.Group(find_cgroup(), self._memory_bytes)
+            self._group.add(self._started.result().pid)
+
     # --------------------------------------------------------------------------------------------------- listening
 
     def listen(self, deadline: Deadline, report: Reporter, on_locked: Callable[[str], None]) -> BuildResult:
@@ -234,7 +253,7 @@ class _Builder:
             elif "result" in document:
                 return self._result(document["result"])
             elif "error" in document:
-                raise from_json(document["error"])
+                raise self._out_of_memory() or from_json(document["error"])
         raise self._died(process)
 
     @staticmethod
@@ -250,15 +269,15 @@ class _Builder:
         """Yield lines until the pipe ends, or the builder has; `deadline` is checked at least every `_LOOK_S`."""
         poll = select.poll()
         poll.register(self._events, select.POLLIN)
-        checked_at = 0.0
+        look_at = 0.0
         while True:
-            if time.monotonic() - checked_at >= _LOOK_S:
+            if (left_s := look_at - time.monotonic()) <= 0:
                 deadline.check()
-                checked_at = time.monotonic()
+                look_at, left_s = time.monotonic() + _LOOK_S, _LOOK_S
             # A process that was forked off this one meanwhile may hold the other end open; so the pipe's end alone
             # does not tell that the builder is gone.
             is_over = families.has_exited(process.pid)
-            if not poll.poll(0 if is_over else int(_LOOK_S * 1000)):
+            if not poll.poll(0 if is_over else left_s * 1000):
                 if is_over:
                     return
                 continue
@@ -272,11 +291,24 @@ class _Builder:
         until = time.monotonic() + _EXIT_GRACE_S
         while not families.has_exited(process.pid) and time.monotonic() < until:
             time.sleep(_LOOK_S / 10)
+        if error := self._out_of_memory():
+            return error
         how = "closed its pipe and went on" if not families.has_exited(process.pid) else _how_it_ended(process.pid)
         tail = self._tail()
         return BuilderDied(
             f"the builder {how} without an answer" + (f"; the last lines of its log: {tail}" if tail else ""),
             hint="out of memory? The kernel's log says so (dmesg)" if "SIGKILL" in how else None,
+            log=str(self._log),
+        )
+
+    def _out_of_memory(self) -> BuilderDied | None:
+        """Return the error of a build whose processes were killed because they used more than they may."""
+        if self._group is None or not self._group.has_run_out:
+            return None
+        return BuilderDied(
+            f"the build used more than {self._memory_bytes / 2**20:.0f} MiB of memory and was ended by the kernel",
+            hint="the setting builder_memory_bytes says how much one build and its tools may use",
+            setting="builder_memory_bytes",
             log=str(self._log),
         )
 
@@ -301,6 +333,8 @@ class _Builder:
                 process = self._started.result()
                 families.end(process.pid, self._build_dir, lambda line: self._report(Event("log", "wait", line)))
                 process.wait()
+        if self._group is not None:
+            self._group.remove()
         self._forker.end()
         os.close(self._events)
         self._is_ended = True

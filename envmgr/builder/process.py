@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from envmgr.builder import deferred_sync
 from envmgr.errors import EnvmgrError, NoSpace
 from envmgr.events import Event
 from envmgr.settings.redact import redact
@@ -42,12 +43,14 @@ def main(arguments: Sequence[str]) -> NoReturn:
     events_fd, lease_fd, parent = map(int, arguments)
     _tie_to(parent)
     _be_nobodys_heir()
+    deferred_sync.defer()
     os.set_inheritable(events_fd, False)
     os.set_inheritable(lease_fd, False)  # tools get it by name
     pipe = Pipe(events_fd)
     status = 1
     try:
         request = _read_request()
+        os.nice(request.nice)
         scratch = Path(request.build_dir, "tmp")
         scratch.mkdir(exist_ok=True)
         from envmgr.builder.stages import run  # noqa: PLC0415 - rattler: only once the process is armed

@@ -3,23 +3,23 @@
 Everything is done inside the build's directory, but for verified entries of the package cache and uv's cache. After an
 error the directory is in pieces and its caller's to throw away.
 
-conda_lock, which takes as long to import as a small environment to link, is imported in a thread while packages are
-fetched and linked, and not at all when the lockfile is given.
+What takes as long to import as a small environment to link is imported in a thread while packages are fetched and
+linked: conda_lock, unless the lockfile is given, and `envmgr.builder.interpreted`, if there is an interpreter.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
+import importlib
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from envmgr import fsio, lockfile
-from envmgr.backends import activation, archives, bytecode, families, interpreter_hook, pip, processes
+from envmgr.backends import activation, archives, families, interpreter_hook, processes
 from envmgr.backends.archives import Archives
 from envmgr.backends.processes import Finished
 from envmgr.backends.rattler import link as linking
@@ -28,19 +28,25 @@ from envmgr.backends.rattler import prefix as prefixes
 from envmgr.backends.rattler import solve as solving
 from envmgr.backends.rattler import virtual_packages as virtual
 from envmgr.backends.rattler.network import Http
-from envmgr.errors import BuildFailed, LockfileMismatch
-from envmgr.events import Event, Phase, Reporter
+from envmgr.builder.recording import Recorder, counted
+from envmgr.errors import PolicyRefused
+from envmgr.events import Reporter
 from envmgr.fsio import Step
 from envmgr.model import LockedPackage, Lockfile
 from envmgr.wire.pipe import BuildRequest, BuildResult
 
+if TYPE_CHECKING:
+    from envmgr.builder.interpreted import Interpreted
+
 LOCKFILE_NAME = "conda-lock.yml"
+_INTERPRETED = "envmgr.builder.interpreted"
+_LOCKFILE_WRITING = "envmgr.lockfile.writing"
 
 
 def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Callable[[str], None]) -> BuildResult:
     """Do what `request` asks for; call it once in a process."""
     networking.arm(request.network, [url for channel in request.channels for url in channel.urls])
-    recorder = _Recorder(report)
+    recorder = Recorder(report)
     if request.action == "probe":
         cache = Path(request.package_cache)
         asyncio.run(solving.probe(request.channels, request.network, cache, request.subdir))
@@ -49,39 +55,11 @@ def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Ca
     return replace(result, phases_s=recorder.phases_s())
 
 
-class _Recorder:
-    """A reporter that also takes the time of each phase."""
-
-    def __init__(self, report: Reporter) -> None:
-        self._report = report
-        self._began: dict[Phase, float] = {}
-        self._took: dict[Phase, float] = {}
-
-    def __call__(self, event: Event) -> None:
-        if event.kind == "begin":
-            self._began[event.phase] = time.monotonic()
-        elif event.kind == "end" and event.phase in self._began:
-            took = time.monotonic() - self._began.pop(event.phase)
-            self._took[event.phase] = self._took.get(event.phase, 0.0) + took
-        self._report(event)
-
-    @contextlib.contextmanager
-    def phase(self, name: Phase, message: str = "") -> Iterator[None]:
-        self(Event("begin", name, message))
-        try:
-            yield
-        finally:
-            self(Event("end", name))
-
-    def phases_s(self) -> tuple[tuple[str, float], ...]:
-        return tuple((name, round(took, 6)) for name, took in self._took.items())
-
-
 class _Build:
     """One build, from the request to the synced prefix."""
 
     def __init__(
-        self, request: BuildRequest, lease_fd: int, report: _Recorder, on_locked: Callable[[str], None]
+        self, request: BuildRequest, lease_fd: int, report: Recorder, on_locked: Callable[[str], None]
     ) -> None:
         self._request = request
         self._report = report
@@ -100,51 +78,55 @@ class _Build:
             stall_s=network.timeout_s,
             report=report,
         )
-        self._warnings: list[str] = []
         self._skipped: tuple[str, ...] = ()
-        self._compiled = bytecode.Compiled(0, 0)
 
     async def make(self) -> BuildResult:
         """Do all stages that the request's action has."""
         request = self._request
         host = virtual.detect(request.subdir, request.virtual_package_overrides)
-        writer: asyncio.Future[None] | None = None
         if request.lockfile is not None:
             lock: Lockfile | None = lockfile.parse(request.lockfile, request.subdir)
             solution = None
         else:
             lock = None
-            with self._report.phase("solve", f"{len(request.conda)} requirements"):
+            with self._report.phase("solve", counted(len(request.conda), "requirement")):
                 solution = await solving.solve(request, host)
-            writer = asyncio.ensure_future(asyncio.to_thread(_import_conda_lock))
         conda = _conda(lock.packages) if lock is not None else solution.packages if solution is not None else ()
         if lock is not None:
             self._check_given(lock)
             if request.action == "build":
                 virtual.check(lock, host)
 
+        imports = asyncio.ensure_future(asyncio.to_thread(_import, self._imports(conda)))
         with archives.in_use(Path(request.package_cache)):
             if lock is None and request.action == "lock" and not request.pip and all(one.md5 for one in conda):
-                lock = await self._finish_lock(conda, solution, (), (), writer)
-                return self._result(lock, 0)
+                await imports
+                return self._result(self._finish_lock(conda, solution, (), ()), 0)
             unpacked = await self._archives.provide(conda, solution.sizes if solution is not None else None)
             await self._link(conda, unpacked)
+            await imports
+            interpreted = self._interpreted(lock)
             if lock is None:
-                added, not_reproducible = self._lock_pip()
+                added, not_reproducible = interpreted.lock_pip() if interpreted is not None else ((), ())
                 conda = tuple([await self._with_md5(package) for package in conda])
-                lock = await self._finish_lock(conda, solution, added, not_reproducible, writer)
+                lock = self._finish_lock(conda, solution, added, not_reproducible)
             else:
                 self._write_lock(lock)
                 self._on_locked(lock.text)
             if request.action == "lock":
                 return self._result(lock, 0)
-            self._install_pip(lock)
-            self._check_pip()
+            if request.max_environment_bytes:
+                self._check_size(prefixes.measure(self._prefix))
+            if interpreted is not None:
+                interpreted.install_pip(lock)
+                if request.max_environment_bytes:
+                    self._check_size(prefixes.measure(self._prefix))
             interpreter_hook.install(self._prefix)
             self._capture_activation()
-            self._compile()
-            census = await self._check(lock)
-            self._sync()
+            if interpreted is not None:
+                interpreted.compile()
+            census = await self._check(lock, interpreted)
+            self._sync(interpreted)
         return self._result(lock, census.size_bytes)
 
     # ---------------------------------------------------------------------------------------------- conda packages
@@ -152,12 +134,13 @@ class _Build:
     async def _link(self, conda: Sequence[LockedPackage], unpacked: Mapping[str, Path]) -> None:
         request = self._request
         self._prefix.parent.mkdir(parents=True, exist_ok=True)
-        with self._report.phase("link", f"{len(conda)} packages"):
+        with self._report.phase("link", counted(len(conda), "package")):
             linked = await linking.link(
                 conda,
                 unpacked,
                 self._prefix,
                 scratch=self._build_dir / "tmp" / "link",
+                shared=Path(request.package_cache) / "named",
                 requested=request.conda,
                 report=self._report,
             )
@@ -171,9 +154,11 @@ class _Build:
             )
             prefixes.write_metadata(self._prefix, conda, request.conda, request.variables)
         for warning in linked.warnings:
-            self._warn("link", warning)
+            self._report.warn("link", warning)
         if self._skipped:
-            self._warn("link", f"link scripts were not run (setting allow_link_scripts): {', '.join(self._skipped)}")
+            self._report.warn(
+                "link", f"link scripts were not run (setting allow_link_scripts): {', '.join(self._skipped)}"
+            )
 
     async def _with_md5(self, package: LockedPackage) -> LockedPackage:
         """conda-lock's format wants an md5 of every conda package; some channels give none."""
@@ -187,20 +172,17 @@ class _Build:
         comparison = lockfile.compare(request.conda, request.pip, lock)
         unmet = [*comparison.unmet, *solving.unmet(comparison.to_match)]
         if unmet:
-            raise _mismatch(unmet)
+            raise lockfile.mismatch(unmet)
 
-    async def _finish_lock(
+    def _finish_lock(
         self,
         conda: Sequence[LockedPackage],
         solution: solving.Solution | None,
         added: Sequence[LockedPackage],
         not_reproducible: Sequence[str],
-        writer: asyncio.Future[None] | None,
     ) -> Lockfile:
         """Make the complete lockfile, write it and hand it over."""
         request = self._request
-        if writer is not None:
-            await writer
         text = lockfile.write(
             [*conda, *added],
             subdir=request.subdir,
@@ -219,119 +201,63 @@ class _Build:
         path.write_text(lock.text, encoding="utf-8")
         path.chmod(0o644)
 
-    # --------------------------------------------------------------------------------------------------------- pip
+    # ------------------------------------------------------------------------------------------------- interpreter
 
-    def _lock_pip(self) -> tuple[Sequence[LockedPackage], Sequence[str]]:
-        request = self._request
-        if not request.pip:
-            return (), ()
-        with self._report.phase("pip-lock", f"{len(request.pip)} requirements"):
-            locked = pip.lock(
-                request.pip,
-                prefix=self._prefix,
-                settings=request.pip_settings,
-                network=request.network,
-                uv_cache=self._uv_cache(),
-                exclude_newer=request.exclude_newer,
-                environ=dict(request.variables),
-                run=self._run,
-                report=self._report,
-            )
-        if locked.replaced:
-            self._warn("pip-lock", f"the pip section replaces conda packages: {', '.join(locked.replaced)}")
-        return locked.packages, locked.not_reproducible
+    def _imports(self, conda: Iterable[LockedPackage]) -> Iterable[str]:
+        """Return the modules that this build will need once its packages are linked."""
+        if self._request.lockfile is None:
+            yield _LOCKFILE_WRITING
+        if self._request.pip or any(package.name == "python" for package in conda):
+            yield _INTERPRETED
 
-    def _install_pip(self, lock: Lockfile) -> None:
-        request = self._request
-        if not any(package.manager == "pip" for package in lock.packages):
-            return
-        with self._report.phase("pip"):
-            pip.install(
-                lock.packages,
-                prefix=self._prefix,
-                settings=request.pip_settings,
-                network=request.network,
-                uv_cache=self._uv_cache(),
-                is_fresh=request.validate_packages,
-                environ=dict(request.variables),
-                run=self._run,
-                report=self._report,
-            )
+    def _interpreted(self, lock: Lockfile | None) -> Interpreted | None:
+        """Return the stages that need an interpreter, if this build has any."""
+        has_pip = lock is not None and any(package.manager == "pip" for package in lock.packages)
+        if not (has_pip or self._request.pip or (self._prefix / "bin" / "python").exists()):
+            return None
+        from envmgr.builder.interpreted import Interpreted  # noqa: PLC0415 - see the module
 
-    def _check_pip(self) -> None:
-        """Make sure that what a given lockfile has installed, conda's packages too, meets the pip section."""
-        request = self._request
-        if request.lockfile is not None and request.pip:
-            unmet = pip.unmet(request.pip, self._prefix)
-            if unmet:
-                raise _mismatch(unmet)
-
-    def _uv_cache(self) -> Path:
-        cache = Path(self._request.uv_cache)
-        cache.mkdir(parents=True, exist_ok=True)
-        return cache
+        return Interpreted(self._request, self._run, self._report)
 
     # ------------------------------------------------------------------------------------------------------ the end
 
     def _capture_activation(self) -> None:
         with self._report.phase("activation"):
-            self._warnings += activation.capture(
+            self._report.warnings += activation.capture(
                 self._prefix, self._build_dir, self._request.variables, run=self._run, report=self._report
             )
 
-    def _compile(self) -> None:
-        if self._python() is None:
-            return
-        with self._report.phase("compile"):
-            self._compiled = bytecode.compile_prefix(
-                self._prefix, cache=self._bytecode_cache(), run=self._run, report=self._report
+    def _check_size(self, size_bytes: int) -> None:
+        limit = self._request.max_environment_bytes
+        if limit and size_bytes > limit:
+            raise PolicyRefused(
+                f"the environment takes {size_bytes / 2**20:.1f} MiB, more than the {limit / 2**20:.1f} MiB of the"
+                " setting max_environment_bytes",
+                hint="ask for less, or let the setting be raised",
+                rule="size",
+                setting="max_environment_bytes",
             )
 
-    def _bytecode_cache(self) -> Path | None:
-        """The cache to take byte-code from; none for a repair, which believes only what it has made or compared."""
-        return None if self._request.validate_packages else Path(self._request.package_cache)
-
-    async def _check(self, lock: Lockfile) -> prefixes.Census:
+    async def _check(self, lock: Lockfile, interpreted: Interpreted | None) -> prefixes.Census:
         """Take the right to write away, and look whether the prefix is what it must be."""
         with self._report.phase("check"):
             read_only = asyncio.ensure_future(asyncio.to_thread(prefixes.make_read_only, self._prefix))
             prefixes.check_records(self._prefix, _conda(lock.packages))
-            python = self._python()
-            if python is not None:
-                self._check_interpreter(python)
-                found = pip.check(self._prefix, uv_cache=self._uv_cache(), run=self._run, report=self._report)
-                for warning in found:
-                    self._warn("check", warning)
-            return await read_only
+            if interpreted is not None:
+                interpreted.check()
+            census = await read_only
+        self._check_size(census.size_bytes)
+        return census
 
-    def _check_interpreter(self, python: Path) -> None:
-        finished = self._run(
-            [python, "-I", "-S", "-B", "-c", "print('ready')"],
-            environ={"LANG": "C.UTF-8"},
-            on_line=lambda line: self._report(Event("log", "check", line)),
-        )
-        if finished.status != 0 or "ready" not in finished.tail:
-            raise BuildFailed(
-                f"the environment's interpreter does not start (status {finished.status}): {' / '.join(finished.tail)}",
-                hint="do its packages fit this machine?",
-            )
-
-    def _sync(self) -> None:
+    def _sync(self, interpreted: Interpreted | None) -> None:
         with self._report.phase("sync"):
             fsio.sync_filesystem(Step.SYNC, self._build_dir)
             cache = Path(self._request.package_cache)
             if cache.stat().st_dev != self._build_dir.stat().st_dev:
                 fsio.sync_filesystem(Step.SYNC, cache)
             self._archives.mark_synced()
-            bytecode.share(self._compiled, cache, replace=self._request.validate_packages)
-
-    def _python(self) -> Path | None:
-        python = self._prefix / "bin" / "python"
-        return python if python.exists() else None
-
-    def _warn(self, phase: Phase, text: str) -> None:
-        self._warnings.append(text)
-        self._report(Event("warning", phase, text))
+            if interpreted is not None:
+                interpreted.share()
 
     def _result(self, lock: Lockfile, size_bytes: int) -> BuildResult:
         versions = (one.version for one in lock.packages if one.manager == "conda" and one.name == "python")
@@ -342,7 +268,7 @@ class _Build:
             python_version=next(versions, None),
             phases_s=(),
             skipped_link_scripts=self._skipped,
-            warnings=tuple(self._warnings),
+            warnings=tuple(self._report.warnings),
             downloaded_bytes=self._archives.downloaded_bytes,
         )
 
@@ -368,17 +294,10 @@ def _run_tool(
     )
 
 
-def _mismatch(unmet: Sequence[str]) -> LockfileMismatch:
-    return LockfileMismatch(
-        f"the given lockfile does not satisfy the spec: {'; '.join(unmet)}",
-        hint="make it anew: envmgr lock FILE -o OUT",
-        unmet=list(unmet),
-    )
-
-
 def _conda(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
     return tuple(package for package in packages if package.manager == "conda")
 
 
-def _import_conda_lock() -> None:
-    import envmgr.lockfile.writing  # noqa: F401, PLC0415 - for its effect: the import that takes so long
+def _import(modules: Iterable[str]) -> None:
+    for module in modules:
+        importlib.import_module(module)

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from envmgr.lockfile.comparison import Comparison, compare
+from envmgr.lockfile.comparison import Comparison, compare, mismatch
 from envmgr.lockfile.digests import canonical_text, digest
 from envmgr.lockfile.reading import parse
 from envmgr.lockfile.urls import strip_credentials
 from envmgr.model import LockedPackage
 
-__all__ = ["Comparison", "canonical_text", "compare", "digest", "parse", "strip_credentials", "write"]
+__all__ = ["Comparison", "canonical_text", "compare", "digest", "mismatch", "parse", "strip_credentials", "write"]
 
 
 def write(

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from envmgr.errors import LockfileMismatch
 from envmgr.lockfile.digests import canonical_name
 from envmgr.model import LockedPackage, Lockfile, Manager
 
@@ -42,6 +43,15 @@ def compare(conda: Sequence[str], pip: Sequence[str], lockfile: Lockfile) -> Com
     if pip:
         unmet += _unmet_pip(pip, by_name)
     return Comparison(tuple(unmet), tuple(to_match))
+
+
+def mismatch(unmet: Sequence[str]) -> LockfileMismatch:
+    """Return the error for a given lockfile that does not meet the spec; `unmet` are sentences."""
+    return LockfileMismatch(
+        f"the given lockfile does not satisfy the spec: {'; '.join(unmet)}",
+        hint="make it anew: envmgr lock FILE -o OUT",
+        unmet=list(unmet),
+    )
 
 
 def conda_name(match_spec: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from envmgr import cgroups
 from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew, UsageError
 from envmgr.manager.context import Context, free_space
 from envmgr.model import Json
@@ -44,6 +45,7 @@ def examine(context: Context, *, only: str | None = None, quarantine: bool = Fal
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "filesystem": lambda: _filesystem(context),
         "disk": lambda: _disk(context),
+        "memory": lambda: _memory(context),
         "clock": lambda: _clock(context),
         "envs": lambda: _foreign(context.layout, quarantine=quarantine),
         "records": lambda: _publications(context.layout),
@@ -97,6 +99,21 @@ def _disk(context: Context) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("disk", "ok", f"{free_bytes / 2**30:.1f} GiB and {inodes} inodes are free")
+
+
+def _memory(context: Context) -> Iterator[Finding]:
+    """Tell whether a build of this very process would be bounded; a service has a cgroup of its own."""
+    if not context.settings.builder_memory_bytes:
+        return
+    try:
+        cgroups.base()
+    except cgroups.Unavailable as error:
+        yield Finding(
+            "memory", "warning", f"builder_memory_bytes cannot bound a build that is made from here: {error}",
+            "it counts in the service, whose unit has Delegate=memory, and where a cgroup is delegated to a user",
+        )  # fmt: skip
+    else:
+        yield Finding("memory", "ok", "the memory of builds is bounded (builder_memory_bytes)")
 
 
 def _clock(context: Context) -> Iterator[Finding]:

@@ -210,10 +210,7 @@ def check_given(context: Context, spec: Spec, lock_text: str, in_force: str | No
     policy.check_packages(given.packages, context.settings)
     unmet = lockfile.compare(context.settings.conda(spec), context.settings.pip(spec), given).unmet
     if unmet:
-        raise LockfileMismatch(
-            f"the given lockfile does not satisfy the spec: {'; '.join(unmet)}",
-            hint="make it anew: envmgr lock FILE -o OUT",
-        )
+        raise lockfile.mismatch(unmet)
 
 
 def build(

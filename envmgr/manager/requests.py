@@ -64,4 +64,7 @@ def build_request(context: Context, spec: Spec, lease: Lease, lock_text: str | N
         allow_link_scripts=settings.allow_link_scripts,
         allow_md5=settings.allow_md5,
         validate_packages=changes.validate_packages,
+        nice=settings.builder_nice,
+        memory_bytes=settings.builder_memory_bytes,
+        max_environment_bytes=settings.max_environment_bytes,
     )

@@ -102,6 +102,12 @@ class BuildRequest:
     """Whether a conda package without sha256 may be believed by its md5."""
     validate_packages: bool = False
     """Whether every unpacked package of the cache is compared byte by byte before it is linked (repair)."""
+    nice: int = 0
+    """How much the builder and its tools give way to other processes; see nice(2)."""
+    memory_bytes: int = 0
+    """What the builder and its tools may use of memory together, where the kernel can bound it; 0: any."""
+    max_environment_bytes: int = 0
+    """A prefix that comes out larger is refused; 0: any size."""
     version: int = VERSION
 
 

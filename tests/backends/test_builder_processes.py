@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from backend_hosts import Host, Limit
@@ -312,11 +313,11 @@ def test_no_variable_of_the_caller_gets_in(host: Host, scripted: str, monkeypatc
     }  # fmt: skip
 
 
-def wrapped(code: str, tmp_path: Path) -> Spawner:
+def wrapped(code: str, tmp_path: Path, **options: Any) -> Spawner:
     """Return a spawner whose builder runs `code` first, with the builder's own arguments in `sys.argv`."""
     script = tmp_path / "wrapper.py"
     script.write_text(f"import os, runpy, sys\n{code}\n")
-    return Spawner([sys.executable, str(script)])
+    return Spawner([sys.executable, str(script)], **options)
 
 
 def test_a_builder_that_ends_without_an_answer(host: Host, channel: Path, tmp_path: Path) -> None:
@@ -325,6 +326,42 @@ def test_a_builder_that_ends_without_an_answer(host: Host, channel: Path, tmp_pa
     with pytest.raises(BuilderDied, match=r"ended with status 7 without an answer.*last words") as caught:
         host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=spawner)
     assert caught.value.is_transient
+
+
+def test_a_builder_that_used_too_much_memory(host: Host, channel: Path, tmp_path: Path) -> None:
+    """When the kernel says that it killed for memory, the error names the setting; here a directory is the kernel."""
+    base = tmp_path / "cgroup"
+    base.mkdir()
+    code = f"""\
+import pathlib
+def is_taken_in():
+    return any(path.read_text() == str(os.getpid()) for path in pathlib.Path({str(base)!r}).glob("*/cgroup.procs"))
+while not is_taken_in():
+    pass
+(group,) = pathlib.Path({str(base)!r}).iterdir()
+assert group.joinpath("memory.max").read_text() == "2097152"
+group.joinpath("memory.events").write_text("low 0\\noom 1\\noom_kill 1\\n")
+os.kill(os.getpid(), 9)
+"""
+    request = host.request(channel.as_uri(), conda=("lib",), memory_bytes=2 << 20)
+    with pytest.raises(BuilderDied, match="more than 2 MiB of memory") as caught:
+        host.run(request, spawner=wrapped(code, tmp_path, find_cgroup=lambda: base))
+    assert "builder_memory_bytes" in (caught.value.hint or "")
+
+
+def test_no_program_of_a_build_waits_for_the_disk() -> None:
+    """Where the kernel has seccomp, fsync and fdatasync succeed, also of what is no file, here and in children."""
+    code = (
+        "import os, subprocess, sys\n"
+        "from envmgr.builder import deferred_sync\n"
+        "if not deferred_sync.defer(): sys.exit(77)\n"
+        "os.fsync(999); os.fdatasync(999)\n"
+        "subprocess.run([sys.executable, '-I', '-c', 'import os; os.fsync(998)'], check=True)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, timeout=PROMPT_S)
+    if done.returncode == 77:
+        pytest.skip("the kernel has no seccomp filters for this machine")
+    assert done.returncode == 0
 
 
 @pytest.mark.parametrize("code", ["os.write(int(sys.argv[1]), b'no json\\n')", "os.write(int(sys.argv[1]), b'half')"])

@@ -15,7 +15,7 @@ from demo.packages import fabricate, index
 
 from envmgr import lockfile
 from envmgr.backends.spawner import Spawner
-from envmgr.errors import Corrupt, IncompatibleHost, InvalidSpec, LockfileMismatch, Unsatisfiable
+from envmgr.errors import Corrupt, IncompatibleHost, InvalidSpec, LockfileMismatch, PolicyRefused, Unsatisfiable
 from envmgr.wire.pipe import Channel, Network
 
 
@@ -227,6 +227,39 @@ def test_link_scripts_run_only_where_allowed(host: Host, tmp_path: Path) -> None
     assert "scripted says: hello" in allowed.messages("warning")
     with pytest.raises(Exception, match="post-link script of failing failed with status 3"):
         host.build(directory.as_uri(), conda=("failing",), allow_link_scripts=None)
+
+
+def test_packages_of_one_name_version_and_build_are_told_apart(host: Host, tmp_path: Path) -> None:
+    """Two channels have a package that is called the same: each build gets what it asked for, in any order."""
+    channels = [tmp_path / "first", tmp_path / "second"]
+    for directory in channels:
+        fabricate(directory, "same", "1.0", files={"share/same.txt": directory.name})
+        index(directory)
+    for directory in [*channels, *channels]:
+        built = host.build(directory.as_uri(), conda=("same",))
+        assert (built.prefix / "share/same.txt").read_text() == directory.name
+        record = json.loads((built.prefix / "conda-meta/same-1.0-0.json").read_bytes())
+        assert Path(record["extracted_package_dir"]) == host.packages / "unpacked" / record["sha256"][:48]
+
+
+def test_a_large_environment_is_refused(host: Host, channel: Path) -> None:
+    """One that is larger than the setting allows is refused with the rule and the setting; a smaller one is built."""
+    with pytest.raises(PolicyRefused, match="max_environment_bytes") as caught:
+        host.build(channel.as_uri(), conda=("tool",), max_environment_bytes=5000)
+    assert caught.value.fields["rule"] == "size"
+    assert caught.value.fields["setting"] == "max_environment_bytes"
+    assert host.build(channel.as_uri(), conda=("tool",), max_environment_bytes=1_000_000).result is not None
+
+
+def test_a_build_gives_way(host: Host, tmp_path: Path) -> None:
+    """The builder's tools run with the niceness of the request, and no build without one gives way."""
+    directory = tmp_path / "chan"
+    fabricate(directory, "nice", "1.0", files={"bin/.nice-post-link.sh": "#!/bin/sh\nnice > $PREFIX/niceness\n"})
+    index(directory)
+    ours = os.getpriority(os.PRIO_PROCESS, 0)
+    for more in (0, 3):
+        built = host.build(directory.as_uri(), conda=("nice",), allow_link_scripts=None, nice=more)
+        assert (built.prefix / "niceness").read_text() == f"{min(19, ours + more)}\n"
 
 
 def test_files_of_two_packages_are_warned_of(host: Host, tmp_path: Path) -> None:

@@ -1,10 +1,16 @@
 """Links unpacked packages into a prefix. Of rattler's install, only the linking is left.
 
 rattler looks for a package in a directory ``<name>-<version>-<build>`` of its cache, and takes one exclusive lock on
-that cache for the whole install. So each build gets a cache of its own: a directory of symbolic links with these names
-to the entries of `envmgr.backends.archives`. rattler follows them, hard-links what is behind them, fetches nothing, and
-its lock has no one to keep waiting. The paths of that cache, which rattler writes into its records, are then replaced
-by the entries' own.
+that cache for the whole install; but only on the first of several layers. So it gets two layers of symbolic links with
+these names to the entries of `envmgr.backends.archives`: the first is the build's own and mostly empty, the second,
+``<package_cache>/named``, belongs to all builds. rattler follows the links, hard-links what is behind them, fetches
+nothing, and its lock has no one to keep waiting. The paths of these layers, which rattler writes into its records, are
+then replaced by the entries' own.
+
+A link that all builds share is made once and never changed: a build that found it right may rely on it. Where it leads
+to another package of the same name, version and build, the build has a link of its own, which comes first. Shared they
+are because a link and rattler's lock file beside it are two new inodes for each package, which ext4 takes half a
+millisecond each to find where many were deleted a moment ago.
 
 What rattler knows of a package comes from the package's own ``info/index.json``, its dependencies from the lockfile (a
 channel may have corrected them): so records are the same whether this host solved or got the lockfile.
@@ -15,6 +21,7 @@ reaches nobody, so this fails instead.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +43,8 @@ from envmgr.model import LockedPackage
 _UNREACHABLE = '[proxy-config]\nhttp = "http://127.0.0.1:9"\nhttps = "http://127.0.0.1:9"'
 _HARD_LINKS_ONLY = "allow-symbolic-links = false\nallow-ref-links = false"
 _CLOBBERS = "__clobbers__"
+_ENTRIES = "e"
+"""A link to the unpacked packages: the links beside it begin with it, and so are short enough for an inode."""
 _REPORT_EVERY = 20
 _SCRIPTS_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -54,25 +63,21 @@ async def link(
     prefix: Path,
     *,
     scratch: Path,
+    shared: Path,
     requested: Sequence[str],
     report: Reporter,
 ) -> Linked:
-    """Make `prefix` of `packages`; `unpacked` says where each lies; `scratch` is made, and of no use any more.
+    """Make `prefix` of `packages`; `unpacked` says where each lies, all in one directory.
 
+    `scratch` is made, and of no use any more; `shared` is the directory of links that all builds have in common.
     Blocks no other build. Runs no script. After an error the prefix is in pieces, and rattler's threads may still be
     writing to it until this process ends.
     """
     records = [_record(package, unpacked[package.name]) for package in packages]
     os.mkdir(scratch)
-    entries = scratch.with_name("e")
-    os.symlink(next(iter(unpacked.values()), scratch).parent, entries)
-    places: dict[str, Path] = {}
-    for record, package in zip(records, packages, strict=True):
-        name = _cache_name(record)
-        # Short enough for the inode (`envmgr.store.cache`): so the detour through one long link.
-        os.symlink(f"../{entries.name}/{unpacked[package.name].name}", scratch / name)
-        places[name] = unpacked[package.name]
-    layer = PackageCacheLayer(scratch).with_validation_mode(ValidationMode.skip())
+    places = {_cache_name(record): unpacked[package.name] for record, package in zip(records, packages, strict=True)}
+    own = _name(places, shared, scratch)
+    layers = [PackageCacheLayer(path).with_validation_mode(ValidationMode.skip()) for path in (scratch, shared)]
     progress = _Progress(report, len(records))
     with translating(f"cannot link into {prefix}"):
         await rattler_install(
@@ -86,14 +91,14 @@ async def link(
             requested_specs=[spec._match_spec for spec in parse(requested)],  # noqa: SLF001
             reporter=progress,  # type: ignore[arg-type]
             config=Config.from_toml(_HARD_LINKS_ONLY),
-            package_cache=PackageCache.from_layers([layer]),
+            package_cache=PackageCache.from_layers(layers),
         )
     if progress.fetched:
         raise Corrupt(
             f"rattler did not take the unpacked package of {', '.join(progress.fetched)}",
             hint="`envmgr gc` and another try unpack it anew",
         )
-    _settle_records(prefix, scratch, places)
+    _settle_records(prefix, {name: ((scratch if name in own else shared) / name, places[name]) for name in places})
     return Linked(_clobbered(prefix), tuple(_scripts(packages, unpacked)))
 
 
@@ -114,6 +119,28 @@ def _record(package: LockedPackage, directory: Path) -> RepoDataRecord:
         record.depends = [f"{name} {rest}".strip() for name, rest in package.dependencies]
     channel, file_name = _split(package.url)
     return RepoDataRecord(record, file_name=file_name, url=package.url, channel=channel)
+
+
+def _name(places: Mapping[str, Path], shared: Path, scratch: Path) -> set[str]:
+    """Let each name of `places` be a link to its directory in `shared`, or in `scratch`; return those in `scratch`."""
+    shared.mkdir(exist_ok=True)
+    directory = next((place.parent for place in places.values()), scratch)
+    for layer in (scratch, shared):
+        with contextlib.suppress(FileExistsError):
+            os.symlink(directory, layer / _ENTRIES)
+    own = set()
+    for name, place in places.items():
+        target = f"{_ENTRIES}/{place.name}"
+        try:
+            found = os.readlink(shared / name)
+        except OSError:
+            with contextlib.suppress(FileExistsError):  # another build is as fast, maybe with another package
+                os.symlink(target, shared / name)
+            found = os.readlink(shared / name)
+        if found != target:
+            os.symlink(target, scratch / name)
+            own.add(name)
+    return own
 
 
 def _split(url: str) -> tuple[str, str]:
@@ -150,24 +177,23 @@ class _Progress:
             self._report(Event("progress", "link", "", self._linked, self._count, "packages"))
 
 
-def _settle_records(prefix: Path, scratch: Path, places: Mapping[str, Path]) -> None:
-    """Make conda-meta readable to everyone, and let it name the entries of the package cache, which stay.
+def _settle_records(prefix: Path, places: Mapping[str, tuple[Path, Path]]) -> None:
+    """Make conda-meta readable to everyone, and let it name the entries of the package cache, not links to them.
 
-    Whoever reads a record is not to be sent to this build's own cache, which is gone by then.
+    `places`: package -> where rattler found it, and where that leads.
     """
     meta = prefix / "conda-meta"
     for name in os.listdir(meta):
         if not name.endswith(".json"):
             continue
-        stem = name.removesuffix(".json")
         path = os.path.join(meta, name)
         with open(path, "r+b") as file:
-            data = file.read()
-            if stem in places:
-                data = data.replace(_quoted(scratch / stem), _quoted(places[stem]))
-            file.seek(0)
-            file.write(data)
-            file.truncate()
+            if change := places.get(name.removesuffix(".json")):
+                found, real = map(_quoted, change)
+                data = file.read().replace(found, real)
+                file.seek(0)
+                file.write(data)
+                file.truncate()
             os.fchmod(file.fileno(), 0o644)
 
 

@@ -94,6 +94,12 @@ class Census:
     size_bytes: int
 
 
+def measure(prefix: Path) -> int:
+    """Return the sum of the sizes of all files in `prefix`, in bytes, as `make_read_only` counts them."""
+    paths = (os.path.join(parent, name) for parent, _, names in os.walk(prefix) for name in names)
+    return sum(os.path.getsize(path) for path in paths if not os.path.islink(path))
+
+
 def make_read_only(prefix: Path) -> Census:
     """Take every right to write from the files and directories of `prefix`, itself included; count the files.
 

@@ -1,0 +1,115 @@
+"""The stages of a build that need the prefix's interpreter: the pip section, byte-code, and whether it starts at all.
+
+A module of its own because what it imports (packaging above all) takes as long as linking a small environment: `stages`
+imports it in a thread while packages are linked, and not at all for an environment without an interpreter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from envmgr import lockfile
+from envmgr.backends import bytecode, pip
+from envmgr.backends.pip.uv import Runner
+from envmgr.builder.recording import Recorder, counted
+from envmgr.errors import BuildFailed
+from envmgr.events import Event, Reporter
+from envmgr.model import LockedPackage, Lockfile
+from envmgr.wire.pipe import BuildRequest, Network, PipSettings
+
+
+class _Around(TypedDict):
+    """What solving and installing a pip section have in common."""
+
+    prefix: Path
+    settings: PipSettings
+    network: Network
+    uv_cache: Path
+    environ: dict[str, str]
+    run: Runner
+    report: Reporter
+
+
+class Interpreted:
+    """One build's stages, in the order in which they are called."""
+
+    def __init__(self, request: BuildRequest, run: Runner, report: Recorder) -> None:
+        self._request = request
+        self._prefix = Path(request.prefix)
+        self._python = self._prefix / "bin" / "python"
+        self._run = run
+        self._report = report
+        self._compiled = bytecode.Compiled(0, 0)
+
+    def lock_pip(self) -> tuple[Sequence[LockedPackage], Sequence[str]]:
+        """Solve the pip section; return its packages, and the names of those that are not reproducible."""
+        request = self._request
+        if not request.pip:
+            return (), ()
+        with self._report.phase("pip-lock", counted(len(request.pip), "requirement")):
+            locked = pip.lock(request.pip, exclude_newer=request.exclude_newer, **self._around())
+        if locked.replaced:
+            self._report.warn("pip-lock", f"the pip section replaces conda packages: {', '.join(locked.replaced)}")
+        return locked.packages, locked.not_reproducible
+
+    def install_pip(self, lock: Lockfile) -> None:
+        """Install the pip packages of the lockfile.
+
+        What a given lockfile has installed, conda's packages too, must meet the pip section: `LockfileMismatch`.
+        """
+        request = self._request
+        if any(package.manager == "pip" for package in lock.packages):
+            with self._report.phase("pip"):
+                pip.install(lock.packages, is_fresh=request.validate_packages, **self._around())
+        if request.lockfile is not None and request.pip:
+            unmet = pip.unmet(request.pip, self._prefix)
+            if unmet:
+                raise lockfile.mismatch(unmet)
+
+    def compile(self) -> None:
+        """Make the byte-code. A repair takes none from the cache: it believes only what it has made or compared."""
+        if not self._python.exists():
+            return
+        cache = None if self._request.validate_packages else Path(self._request.package_cache)
+        with self._report.phase("compile"):
+            self._compiled = bytecode.compile_prefix(self._prefix, cache=cache, run=self._run, report=self._report)
+
+    def check(self) -> None:
+        """Make sure that the interpreter starts, and warn of what does not fit together."""
+        if not self._python.exists():
+            return
+        finished = self._run(
+            [self._python, "-I", "-S", "-B", "-c", "print('ready')"],
+            environ={"LANG": "C.UTF-8"},
+            on_line=lambda line: self._report(Event("log", "check", line)),
+        )
+        if finished.status != 0 or "ready" not in finished.tail:
+            raise BuildFailed(
+                f"the environment's interpreter does not start (status {finished.status}): {' / '.join(finished.tail)}",
+                hint="do its packages fit this machine?",
+            )
+        for warning in pip.check(self._prefix, uv_cache=self._uv_cache(), run=self._run, report=self._report):
+            self._report.warn("check", warning)
+
+    def share(self) -> None:
+        """Keep the byte-code in the package cache; only once the prefix is on disk."""
+        bytecode.share(self._compiled, Path(self._request.package_cache), replace=self._request.validate_packages)
+
+    def _around(self) -> _Around:
+        request = self._request
+        return {
+            "prefix": self._prefix,
+            "settings": request.pip_settings,
+            "network": request.network,
+            "uv_cache": self._uv_cache(),
+            "environ": dict(request.variables),
+            "run": self._run,
+            "report": self._report,
+        }
+
+    def _uv_cache(self) -> Path:
+        cache = Path(self._request.uv_cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        return cache

@@ -1,0 +1,136 @@
+"""Bounds what a family of processes may use of memory together, through a cgroup of its own (version 2, Linux 4.19).
+
+::
+
+    <base>/               a cgroup that is ours to arrange: systemd delegates it (``Delegate=memory``), or a container
+      main/               this process; processes live in leaves only, so it moves there before the first group is made
+      envmgr-build-<…>/   one family, from `Group` to `Group.remove`
+
+Where the kernel, the rights or other processes in our cgroup forbid it, `Unavailable` says which, and nothing has been
+changed. A group whose process was killed before it could remove it is empty; the next one that is made removes it.
+
+Not promised: that memory is bounded from the first instruction on (the group takes a process that already runs; what
+that used before stays with the old one).
+
+Source: Documentation/admin-guide/cgroup-v2.rst; systemd.resource-control(5), "Delegate"; CGROUP_DELEGATION.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import time
+import uuid
+from pathlib import Path
+
+_MAIN = "main"
+_PREFIX = "envmgr-build-"
+_UNITS = frozenset({".service", ".scope"})
+_PATIENCE_S = 2.0
+_LOOK_S = 0.005
+_arranging = threading.Lock()
+
+
+class Unavailable(Exception):
+    """No group can be made here; the text says why."""
+
+
+class Group:
+    """One bounded family of processes. `OSError` where the kernel refuses what it granted a moment ago."""
+
+    def __init__(self, base: Path, memory_bytes: int) -> None:
+        for leftover in base.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):  # in use
+                leftover.rmdir()
+        self._path = base / f"{_PREFIX}{uuid.uuid4().hex[:12]}"
+        self._path.mkdir()
+        try:
+            (self._path / "memory.max").write_text(str(memory_bytes))
+            (self._path / "memory.oom.group").write_text("1")
+            with contextlib.suppress(OSError):  # a kernel without swap
+                (self._path / "memory.swap.max").write_text("0")
+        except OSError:
+            self.remove()
+            raise
+
+    def add(self, pid: int) -> None:
+        """Take in a process; what it starts from now on is in the group, too."""
+        with contextlib.suppress(ProcessLookupError):
+            (self._path / "cgroup.procs").write_text(str(pid))
+
+    @property
+    def has_run_out(self) -> bool:
+        """Whether the kernel has killed processes of the group because it used too much."""
+        try:
+            events = dict(line.split() for line in (self._path / "memory.events").read_text("ascii").splitlines())
+        except (OSError, ValueError):
+            return False
+        return int(events.get("oom_kill", 0)) > 0
+
+    def remove(self) -> None:
+        """Remove the group; its last process may have ended just now."""
+        until = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._path.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > until:
+                    return  # the next group that is made tries again
+                time.sleep(_LOOK_S)
+            else:
+                return
+
+
+def base(proc: Path = Path("/proc/self")) -> Path:
+    """Return the cgroup below which groups can be made, arranged for that; raise `Unavailable`."""
+    with _arranging:
+        try:
+            return _arrange(_own(proc), os.getpid())
+        except OSError as error:
+            raise Unavailable(f"{error.filename}: {error.strerror}") from error
+
+
+def _own(proc: Path) -> Path:
+    """Return the directory of this process's cgroup."""
+    mounts = [line.split() for line in (proc / "mountinfo").read_text().splitlines()]
+    found = [(fields[3], fields[4]) for fields in mounts if fields[fields.index("-") + 1] == "cgroup2"]
+    inside = [line[3:] for line in (proc / "cgroup").read_text().splitlines() if line.startswith("0::")]
+    if not found or not inside:
+        raise Unavailable("no cgroup file system of version 2 is mounted")
+    root, place = found[0]
+    return Path(place) / os.path.relpath(inside[0], root) if inside[0] != root else Path(place)
+
+
+def _arrange(own: Path, pid: int) -> Path:
+    # systemd makes no cgroups inside a service's: ours is either what we made here, or its DelegateSubgroup=. Inside of
+    # a manager's own service (user@….service) it makes some, which are units again.
+    if own.parent.suffix in _UNITS and own.suffix not in _UNITS | {".slice"}:
+        return _enable(own.parent)
+    controllers = _words(own / "cgroup.controllers")
+    if "memory" not in controllers:
+        raise Unavailable(f"the memory controller is not delegated to {own} (systemd: Delegate=memory)")
+    others = [one for one in _words(own / "cgroup.procs") if int(one) != pid]
+    if others:
+        raise Unavailable(f"{own} is not ours alone: it has {len(others)} other processes")
+    main = own / _MAIN
+    main.mkdir(exist_ok=True)
+    (main / "cgroup.procs").write_text(str(pid))
+    return _enable(own)
+
+
+def _enable(path: Path) -> Path:
+    if "memory" not in _words(path / "cgroup.subtree_control"):
+        if "memory" not in _words(path / "cgroup.controllers"):
+            raise Unavailable(f"the memory controller is not delegated to {path} (systemd: Delegate=memory)")
+        (path / "cgroup.subtree_control").write_text("+memory")
+    if not os.access(path, os.W_OK):
+        raise Unavailable(f"{path} is not ours to write")
+    return path
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text("ascii").split()
