@@ -34,6 +34,7 @@ from envmgr.errors import (
     EnvmgrError,
     PermissionRefused,
     PolicyRefused,
+    TimedOut,
     UsageError,
 )
 from envmgr.manager.ensure import check_found
@@ -196,14 +197,21 @@ class Service(Inspection):
     # --------------------------------------------------------------------------------------------------- to change
 
     def remove(self, caller: Caller, word: str, mode: wire.RemoveMode, *, forget: bool) -> wire.Removed:
-        """Remove an environment; waits for a build of it."""
+        """Remove an environment; waits a while for a build of it, then `TimedOut`."""
         with self._teller.told("remove", caller, word, mode=mode, forget=forget) as telling:
             _only_admin(caller, "removes an environment")
             name = telling.name = self._name(word)
             self._operations.release(name)
-            removed = self._managers.admin.remove(
-                name, when_free=mode == "when-free", forget=forget, timeout_s=_REMOVAL_WAITS_S
-            )
+            try:
+                removed = self._managers.admin.remove(
+                    name, when_free=mode == "when-free", forget=forget, timeout_s=_REMOVAL_WAITS_S
+                )
+            except TimedOut as error:
+                raise TimedOut(
+                    f"{name} is still being built and cannot be removed now",
+                    hint="cancel its operation, or ask again when it has ended",
+                    timeout_s=_REMOVAL_WAITS_S,
+                ) from error
             telling.facts["build_id"] = removed.build_id
             return answers.removed(removed)
 

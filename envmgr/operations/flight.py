@@ -38,7 +38,8 @@ HANDOVER_S = 10.0
 RESUME_GRACE_S = 2.0
 LISTEN_GRACE_S = 10.0
 KEPT_S = 600.0
-_TRIM_S = 60.0
+_TRIM_S = 30.0
+"""After the end; until then a reader whose stream broke gets all that was kept."""
 
 _log = logging.getLogger(__name__)
 

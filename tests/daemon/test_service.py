@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from fakes.backend import Orders
+from fakes.clock import FakeClock
 from fakes.processes import LIMIT_S
 from fakes.worlds import World, make_world, open_descriptors
 
@@ -24,6 +25,7 @@ from envmgr.errors import (
     LockfileMismatch,
     PermissionRefused,
     PolicyRefused,
+    TimedOut,
     Unsatisfiable,
     UsageError,
 )
@@ -115,8 +117,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     before = open_descriptors()
     made = []
 
-    def start_one(**settings: str) -> Daemon:
-        world = make_world(tmp_path)
+    def start_one(clock: FakeClock | None = None, **settings: str) -> Daemon:
+        world = make_world(tmp_path, clock=clock)
         told = Told()
         environ = {f"ENVMGR_{key.upper()}": value for key, value in settings.items()}
         manager = world.manager(environ)
@@ -565,6 +567,35 @@ def test_removal_takes_the_handovers_lease_back(daemon: Daemon) -> None:
     lease.close()
     assert daemon.service.remove(ROOT, lease.name, "refuse", forget=False).is_deleted
     assert flight.lease() is None
+
+
+def test_removal_waits_for_a_build_so_long(start: Callable[..., Daemon]) -> None:
+    """A removal of what is being built does not wait for ever, says what to do, and changes nothing."""
+    daemon = start(FakeClock())
+    daemon.orders.hang()
+    flight = daemon.service.ensure(ANN, spec(NUMPY, alias="numbers"))
+    daemon.orders.wait_started()
+    assert flight.name is not None
+    with pytest.raises(TimedOut) as late:
+        daemon.service.remove(ROOT, flight.name, "refuse", forget=True)
+    assert "cancel" in str(late.value.hint)
+    daemon.orders.release()
+    assert isinstance(result(flight), wire.EnsureResult)
+
+
+def test_what_cannot_be_replaced(daemon: Daemon) -> None:
+    """Relock and repair want an environment that is there, and relock a time that is one."""
+    lease = daemon.have(NUMPY)
+    lease.close()
+    with pytest.raises(UsageError):
+        daemon.service.relock(ROOT, lease.name, wire.RelockRequest(exclude_newer="yesterday"))
+    daemon.service.remove(ROOT, lease.name, "refuse", forget=False)
+    for act in (
+        lambda: daemon.service.relock(ROOT, lease.name, wire.RelockRequest()),
+        lambda: daemon.service.repair(ROOT, lease.name),
+    ):
+        with pytest.raises(EnvironmentNotFound):
+            act()
 
 
 def test_what_is_told_of_a_build(daemon: Daemon) -> None:
