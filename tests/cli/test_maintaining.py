@@ -114,6 +114,26 @@ class TestGc:
         assert not stray.exists()
         assert cli("verify", name).code == 0
 
+    def test_limits(self, cli: Cli) -> None:
+        """--max-total and --min-age stand in for the settings; what is pinned or in use stays; the text says why."""
+        name = cli.ready("create", cli.spec()).out.strip()
+        other = cli.ready("create", cli.spec("scipy", name="other.yml"), "--alias", "prod").out.strip()
+        assert cli("gc", "--max-total", "1B", "--json").record["collected"] == []
+        limits = ("--max-total", "1B", "--min-age", "0")
+        cli.ready("pin", name)
+        with cli.using(other):
+            assert cli("gc", *limits, "--json").record["collected"] == []
+        cli.ready("unpin", name)
+        planned = cli("gc", *limits, "--dry-run", "--json").record
+        assert [thing["name"] for thing in planned["collected"] if thing["name"]] == [name, other]
+        text = cli("gc", *limits, "--dry-run").out
+        assert name in text
+        assert "all together are" in text
+        assert cli("gc", *limits, "--json").record["collected"] == planned["collected"]
+        assert cli("list", "--json").record["environments"] == []
+        for arguments in (("--max-age", "soon"), ("--max-total", "much"), ("--min-age", "-1")):
+            assert cli("gc", *arguments).code == 2
+
     def test_without_a_store(self, cli: Cli) -> None:
         """Where there is no store there is nothing to free, and none is made."""
         assert cli("gc", "--json").record == {"is_dry_run": False, "freed_bytes": 0, "collected": []}
