@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import enum
+import errno
 import os
 import shutil
 import stat
@@ -26,6 +27,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 TEMPORARY = ".tmp-"
+OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+"""The numbers of errors that a full disk or a used-up quota gives."""
 
 
 class Step(enum.Enum):

@@ -8,6 +8,7 @@
       unpacked/<key>/         what was unpacked from it; its files are read-only, and prefixes are hard links to them
       unpacked/<key>.ok       the entry's seal (below); of this key the first 48 digits (`envmgr.store.cache`)
       locks/<key>             flock: one process fetches or unpacks this archive
+      named/                  links to the entries by the names that rattler wants (`envmgr.backends.rattler.link`)
       */.tmp-…                unfinished; deleted by whoever has `.use` alone: collection, or a build as it begins
 
 A package that the channel describes by md5 only has the key ``md5-<md5>``: it never stands for a sha256.
@@ -36,7 +37,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -367,7 +367,7 @@ def _mismatch(package: LockedPackage, sink: Sink) -> Corrupt:
 
 
 def _unpacking_failed(error: Exception, package: LockedPackage) -> EnvmgrError:
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if isinstance(error, OSError) and error.errno in fsio.OUT_OF_SPACE:
         return _of_disk(error, f"cannot unpack {package.name}")
     if "os error 28" in str(error) or "No space left" in str(error):
         return NoSpace(f"cannot unpack {package.name}: no space left", hint="`envmgr gc` frees what is not in use")
@@ -380,7 +380,7 @@ def _unpacking_failed(error: Exception, package: LockedPackage) -> EnvmgrError:
 
 
 def _of_disk(error: OSError, doing: str) -> EnvmgrError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in fsio.OUT_OF_SPACE:
         return NoSpace(f"{doing}: {error.strerror}", hint="`envmgr gc` frees what no environment uses")
     return BuildFailed(f"{doing}: {error}")
 

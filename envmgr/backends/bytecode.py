@@ -215,7 +215,7 @@ def compile_prefix(
     finished = run(command, environ={"PATH": f"{prefix}/bin:/usr/bin:/bin", "LC_ALL": "C.UTF-8"}, on_line=watch)
     if finished.status != 0:
         what = f"the byte-code of {prefix.name} could not be written: {watch.error or finished.text[-1000:]}"
-        raise NoSpace(what) if watch.errno in {errno.ENOSPC, errno.EDQUOT} else BuildFailed(what)
+        raise NoSpace(what) if watch.errno in fsio.OUT_OF_SPACE else BuildFailed(what)
     return Compiled(watch.total - watch.failed, watch.failed, tuple(watch.made))
 
 

@@ -37,7 +37,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from envmgr import cgroups
+from envmgr import cgroups, fsio
 from envmgr.backends import families
 from envmgr.errors import BuilderDied, EnvmgrError, NoSpace, TimedOut, from_json
 from envmgr.events import Event, Reporter, ignore
@@ -73,9 +73,7 @@ def builder_command() -> list[str]:
 class Spawner:
     """The `envmgr.ports.Backend` of a real store. Any number of threads may use one at the same time."""
 
-    def __init__(
-        self, command: Sequence[str] | None = None, *, find_cgroup: Callable[[], Path] = cgroups.base
-    ) -> None:
+    def __init__(self, command: Sequence[str] | None = None, *, find_cgroup: Callable[[], Path] = cgroups.base) -> None:
         self._command = command
         self._find_cgroup = find_cgroup
 
@@ -341,7 +339,7 @@ class _Builder:
 
 
 def _no_start(error: OSError, build_dir: str) -> EnvmgrError:
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in fsio.OUT_OF_SPACE:
         return NoSpace(f"no builder can be started in {build_dir}: {error.strerror}", hint="`envmgr gc` frees space")
     return BuilderDied(
         f"the builder could not be started: {error}", hint="is the interpreter that runs envmgr still there?"

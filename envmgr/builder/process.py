@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from envmgr import fsio
 from envmgr.builder import deferred_sync
 from envmgr.errors import EnvmgrError, NoSpace
 from envmgr.events import Event
@@ -103,7 +104,7 @@ def _as_ours(error: BaseException) -> EnvmgrError:
     if isinstance(error, EnvmgrError):
         return error
     print(redact("".join(traceback.format_exception(error))), file=sys.stderr)  # noqa: T201 - the log
-    if isinstance(error, OSError) and error.errno in {28, 122}:
+    if isinstance(error, OSError) and error.errno in fsio.OUT_OF_SPACE:
         return NoSpace(f"no space left: {error.filename or error}", hint="`envmgr gc` frees what is not in use")
     return EnvmgrError(
         f"the builder failed in a way that nobody foresaw ({type(error).__name__})", hint="the build's log says more"

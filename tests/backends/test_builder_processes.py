@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -22,7 +23,7 @@ from demo.packages import fabricate, index
 from envmgr.backends import families
 from envmgr.backends.families import MARK
 from envmgr.backends.spawner import Spawner, builder_command
-from envmgr.errors import BuilderDied, Cancelled, EnvmgrError, TimedOut, Unsatisfiable
+from envmgr.errors import BuilderDied, Cancelled, EnvmgrError, NoSpace, TimedOut, Unsatisfiable
 from envmgr.events import Event
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -400,6 +401,20 @@ def test_what_nobody_foresaw_is_told_in_the_log_only(host: Host, channel: Path, 
     assert "only for the log" not in str(caught.value)
     assert host.last is not None
     assert "ZeroDivisionError: only for the log" in host.last.log
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_or_quota_is_no_space(host: Host, channel: Path, tmp_path: Path, number: int) -> None:
+    """Wherever a build meets it, the error is `NoSpace` and names the file."""
+    code = (
+        f"sys.path.insert(0, {str(ROOT)!r})\n"
+        "from envmgr.builder import process, stages\n"
+        f"def fail(*_, **__): raise OSError({number}, 'full', '/some/file')\n"
+        "stages.run = fail\n"
+        "process.main(sys.argv[1:])"
+    )
+    with pytest.raises(NoSpace, match="/some/file"):
+        host.run(host.request(channel.as_uri(), conda=("lib",)), spawner=wrapped(code, tmp_path))
 
 
 def test_the_parent_imports_neither_rattler_nor_conda_lock() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import re
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from rattler.exceptions import (
     ConvertSubdirError,
@@ -20,6 +21,7 @@ from rattler.exceptions import (
     SolverError,
 )
 
+from envmgr import fsio
 from envmgr.errors import (
     BuildFailed,
     ChannelError,
@@ -39,9 +41,9 @@ _UNREACHABLE = re.compile(
     r"|error decoding response body|Request failed after|broken pipe|unexpected end of file|stream did not finish",
     re.IGNORECASE,
 )
+_REQUEST = re.compile(r"for url \(([^)\s]+)\)")
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")
 _TRANSIENT_STATUSES = frozenset({408, 425, 429})
-_OUT_OF_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _UNSATISFIABLE_LEAD = re.compile(r"^Cannot solve the request because of:\s*")
 
@@ -72,7 +74,7 @@ def translate(error: Exception, doing: str) -> EnvmgrError:  # noqa: PLR0911 - o
     numbers = {int(number) for number in _OS_ERROR.findall(text)}
     if isinstance(error, OSError) and error.errno:
         numbers.add(error.errno)
-    if numbers & _OUT_OF_SPACE or "No space left" in text:
+    if numbers & fsio.OUT_OF_SPACE or "No space left" in text:
         return NoSpace(f"{doing}: {text}", hint="`envmgr gc` frees what no environment uses")
     if numbers & _NOT_PERMITTED:
         return PermissionRefused(f"{doing}: {text}")
@@ -100,8 +102,17 @@ def of_answer(text: str, doing: str) -> ChannelError | None:  # noqa: PLR0911 - 
     if "certificate" in text:
         return ChannelError(said, hint="the setting ca_file names the authorities that are trusted")
     if _UNREACHABLE.search(text):
-        return NetworkError(said, hint="check the network, and the settings proxies and mirrors")
+        return NetworkError(
+            f"{doing}: {_unreached(text)}", hint="check the network, and the settings proxies and mirrors"
+        )
     return None
+
+
+def _unreached(text: str) -> str:
+    """Return which host was not reached and why: of rattler's chain of causes the last one, and the URL's host."""
+    cause = _one_line(text).rpartition("; ")[2]
+    url = _REQUEST.search(text)
+    return f"{urlsplit(url.group(1)).netloc}: {cause}" if url and url.group(0) not in cause else cause
 
 
 def _one_line(text: str) -> str:
