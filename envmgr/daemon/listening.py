@@ -75,7 +75,9 @@ def listeners(layout: Layout, settings: Settings, inherited: Sequence[socket.soc
         if not local:
             local = [stack.enter_context(_local(layout, settings))]
             found.insert(0, local[0])
-        if address.socket_of(str(layout.root)) != local[0].words:
+        # A link that a killed daemon left leads to the same place; whoever listens there now takes it away in the end.
+        is_linked = os.path.islink(layout.root / address.LINK_NAME)
+        if is_linked or address.socket_of(str(layout.root)) != local[0].words:
             stack.enter_context(_link(layout, local[0].words))
         if settings.listen is not None and not any(one.socket.family != socket.AF_UNIX for one in found):
             found.append(_tcp(settings.listen, settings))

@@ -1,9 +1,9 @@
 """What the daemon tells the journal: one line for each operation and each change, on standard error.
 
 A line is ``key=value`` words, or with the setting ``log_format`` a JSON object; both ASCII, so that nothing which a
-caller wrote ends a line or steers a terminal. Of the text, a key without a value is left out; of JSON, the keys of
-`CHANGE_KEYS` are always there. Where standard error is the journal (``JOURNAL_STREAM`` names it), a line begins with
-its priority (``<6>``), which the journal takes off; the time is the journal's then, except in JSON.
+caller wrote ends a line or steers a terminal. Of the text, a key without a value (or with an empty one) is left out; of
+JSON, the keys of `CHANGE_KEYS` are always there. Where standard error is the journal (``JOURNAL_STREAM`` names it), a
+line begins with its priority (``<6>``), which the journal takes off; the time is the journal's then, except in JSON.
 
 ``event=change`` is both the operation's canonical line and the audit: who (user or token, uid, pid, role), what, which
 environment, what came of it and how long it took; refusals, too. ``event=log`` is what libraries say through `logging`
@@ -166,7 +166,7 @@ def _tail(trace: Iterable[str]) -> str:
 
 
 def _words(line: Mapping[str, object]) -> str:
-    return " ".join(f"{key}={_word(value)}" for key, value in line.items() if value is not None)
+    return " ".join(f"{key}={_word(value)}" for key, value in line.items() if value not in (None, {}, []))
 
 
 def _word(value: object) -> str:

@@ -18,8 +18,8 @@ from envmgr.ports import Deadline
 from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 
 _PHASES: tuple[Phase, ...] = ("solve", "fetch", "link", "check", "sync")
-_LINES = 200
-"""Lines of the log that are told for each build."""
+_LINES = 20
+"""Lines of the log that are told for each build: with the phases, a little more than for the quickstart environment."""
 
 
 class Instant:

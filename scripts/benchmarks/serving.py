@@ -216,11 +216,13 @@ def _usual(work: Workspace) -> contextlib.AbstractContextManager[Daemon]:
 def _daemon(work: Workspace, command: Sequence[str | Path], root: Path) -> Iterator[Daemon]:
     """Run a daemon of the store at `root` for the length of the block."""
     link = root / "socket"
-    link.unlink(missing_ok=True)
+    runtime = work.run / "runtime"  # for its socket
+    runtime.mkdir(mode=0o700, exist_ok=True)
+    environ = work.environ(root, XDG_RUNTIME_DIR=str(runtime))
     with work.log.open("wb") as log:
         began = time.perf_counter()
         process = subprocess.Popen(
-            command, env=work.environ(root), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
         while not (socket := _answering(link)):
