@@ -15,6 +15,7 @@ import pytest
 from fakes.clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
+from served import running
 
 from envmgr.daemon.logs import CHANGE_KEYS, Log
 from envmgr.model import Caller
@@ -161,3 +162,26 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
         Log("text", host="n1", clock=FakeClock(), fd=write).event("started")
     finally:
         os.close(write)
+
+
+def test_what_a_daemon_says(tmp_path: Path) -> None:
+    """A real daemon tells each change once, with who and what came of it, as it is set to; so do metrics."""
+    with running(tmp_path, 'log_format = "json"\n') as daemon, daemon.client() as client:
+        name = daemon.made("numpy")
+        assert daemon.made("numpy") == name
+        client.ask("DELETE", "/v1/environments/nothing").error(404)
+        client.ask("PUT", "/v1/aliases/prod", {"environment": name, "move": False})
+        counted = client.ask("GET", "/metrics").body.decode()
+    lines = [json.loads(line) for line in daemon.words.splitlines() if line.startswith("{")]
+    changes = [line for line in lines if line["event"] == "change"]
+    assert [(it["what"], it["name"], it["outcome"], it["code"]) for it in changes] == [
+        ("ensure", name, "succeeded", None),
+        ("remove", "nothing", "failed", "not_found"),
+        ("alias", name, "succeeded", None),
+    ]
+    assert {(it["uid"], it["pid"], it["role"]) for it in changes} == {(os.getuid(), os.getpid(), "admin")}
+    assert set(changes[0]["phases_s"]) == {"solve", "link"}
+    assert changes[0]["build_id"] == daemon.begun()[0]
+    assert 'envmgr_builds_total{code="",outcome="succeeded"} 1.0' in counted
+    assert 'envmgr_failures_total{code="not_found",what="remove"} 1.0' in counted
+    assert 'envmgr_requests_total{method="POST",route="/v1/environments",status="202"} 1.0' in counted

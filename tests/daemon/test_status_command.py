@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from cli.command_line import Cli
+from served import running, spec
 
 from envmgr import errors
 from envmgr.wire import address
@@ -73,3 +74,33 @@ def test_retry_clears_a_failure(cli: Cli) -> None:
     cli.ready("create", path, "--retry")
     assert cli("status", "--json").record["failures"] == []
     assert cli("show", path, "--json").record["failure"] is None
+
+
+def test_what_a_daemon_does(cli: Cli) -> None:
+    """What runs and what waits is told with phase, place and whom it is for; so are failures, role and version."""
+    with running(cli.directory, "max_builds = 1\n") as daemon, daemon.client() as client:
+        cli.orders.fail(errors.Unsatisfiable("too much"))
+        failed = client.ask("POST", "/v1/environments", {"spec": spec("scipy")}).data["operation"]
+        assert [event for _, event, _ in client.events(failed["id"])][-1] == "end"
+        cli.orders.withdraw("fail")
+        cli.orders.hang()
+        going = client.ask("POST", "/v1/environments", {"spec": spec("numpy")}).data["operation"]["name"]
+        cli.orders.wait_started()
+        waits = client.ask("POST", "/v1/environments", {"spec": spec("zlib")}).data["operation"]["name"]
+        record, text = cli("status", "--json").record, cli("status").out
+        pid = daemon.pid
+        cli.orders.release()
+    assert set(record) == KEYS
+    assert record["root"] == str(cli.root)
+    told = record["daemon"]
+    assert (told["pid"], told["role"], told["running"], told["queued"]) == (pid, "admin", 1, 1)
+    assert [(it["name"], it["state"], it["position"]) for it in record["operations"]] == [
+        (going, "running", 0),
+        (waits, "queued", 1),
+    ]
+    assert [failure["code"] for failure in record["failures"]] == ["unsatisfiable"]
+    lines = text.splitlines()
+    assert lines[0].startswith("daemon:       running since 20")
+    assert any(line.startswith(f"operation:    ensure {going}: running, for ") for line in lines), text
+    assert f"operation:    ensure {waits}: 1 operation to go first; asked for by " in text
+    assert "too much (not tried again before " in text
