@@ -14,10 +14,13 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from fakes.backend import Orders
-from fakes.processes import LIMIT_S
+from fakes.backend import FakeBackend, Orders
+from fakes.processes import LIMIT_S, Died, Forked
+
+import envmgr.daemon.server  # noqa: F401 - so that no forked daemon imports it
+from envmgr.cli import main
 
 PROGRAM = Path(__file__).parent.parent / "cli" / "program.py"
 SETTINGS = "use_condarc = false\nuse_pip_conf = false\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
@@ -100,7 +103,11 @@ def connect(path: str | tuple[str, int]) -> socket.socket:
         return socket.create_connection(path, timeout=LIMIT_S)
     sock = socket.socket(socket.AF_UNIX)
     sock.settimeout(LIMIT_S)
-    sock.connect(path)
+    try:
+        sock.connect(path)
+    except OSError:
+        sock.close()
+        raise
     return sock
 
 
@@ -133,24 +140,38 @@ class Daemon:
             "XDG_RUNTIME_DIR": str(directory),
             **(environ or {}),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked[NoReturn] | None = None
 
-    def launch(self, **options: Any) -> subprocess.Popen[bytes]:
-        """Start a daemon, and wait for nothing."""
+    def program(self, **options: Any) -> subprocess.Popen[bytes]:
+        """Start the command as its users do, and wait for nothing."""
         with (self.directory / "err").open("ab") as err:
-            options = {"stdin": subprocess.DEVNULL, "stderr": err, "env": self.environ, **options}
-            return subprocess.Popen([sys.executable, str(PROGRAM), "daemon"], **options)
+            command = [sys.executable, str(PROGRAM), "daemon"]
+            return subprocess.Popen(
+                **{"args": command, "stdin": subprocess.DEVNULL, "stderr": err, "env": self.environ, **options}
+            )
+
+    def fork(self) -> Forked[NoReturn]:
+        """Start the command in a fork of this process, which has imported all of it already: two seconds less."""
+
+        def work() -> NoReturn:
+            fd = os.open(self.directory / "err", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            os.dup2(fd, 2)
+            sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for the life of the process
+            os.environ.clear()
+            os.environ.update(self.environ)
+            os._exit(main(["daemon"], backend=FakeBackend(self.orders.directory)))
+
+        return Forked(work)
 
     def start(self, **options: Any) -> Daemon:
-        """Start it and wait until it says that it is ready."""
-        self.process = self.launch(**options)
+        """Start it and wait until it says that it is ready; with options as a program, else as a fork."""
+        self._process = self.program(**options) if options else self.fork()
         self.wait_told("READY=1")
         return self
 
     def wait_told(self, line: str) -> list[str]:
         """Wait for a notice to the service manager that has this line, and return it; its process must live."""
-        assert self.process is not None
-        pidfd = os.pidfd_open(self.process.pid)
+        pidfd = os.pidfd_open(self.pid)
         try:
             while True:
                 ready, _, _ = select.select([self._notices, pidfd], [], [], LIMIT_S)
@@ -162,26 +183,33 @@ class Daemon:
         finally:
             os.close(pidfd)
 
+    def hear_nothing(self, seconds: float) -> None:
+        """Listen for notices for so long; there must be none."""
+        assert not select.select([self._notices], [], [], seconds)[0]
+
     def send(self, number: signal.Signals) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for its end and return the exit code, negative for a signal."""
+        process, self._process = self._process, None
+        assert process is not None
+        return process.wait(LIMIT_S) if isinstance(process, subprocess.Popen) else code_of(process)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; return the exit code."""
         self.send(number)
-        assert self.process is not None
-        return self.process.wait(LIMIT_S)
+        return self.wait()
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
+        if self._process is not None:
+            self.stop(signal.SIGKILL)
         self._notices.close()
 
     @property
     def pid(self) -> int:
-        assert self.process is not None
-        return self.process.pid
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def words(self) -> str:
@@ -210,6 +238,14 @@ class Daemon:
         """The builds that were begun."""
         path = self.orders.directory / "begun"
         return path.read_text().split() if path.exists() else []
+
+
+def code_of(process: Forked[NoReturn]) -> int:
+    """Wait for the end of a forked daemon and return its exit code."""
+    try:
+        process.result()
+    except Died as error:
+        return error.status
 
 
 @contextlib.contextmanager
