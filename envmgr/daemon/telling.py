@@ -7,6 +7,7 @@ becoming one.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from envmgr.operations import Flight
     from envmgr.ports import Clock
     from envmgr.store.layout import Layout
+
+_log = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
@@ -73,8 +76,7 @@ class Teller:
         finally:
             if error is not None or not is_told_later:
                 took_s = self._clock.monotonic() - begun
-                telling.facts |= _code(error)
-                self._observer.changed(caller, what, telling.name, _outcome(error), took_s, **telling.facts)
+                self._tell(caller, what, telling.name, error, took_s, telling.facts)
 
     def ended(self, flight: Flight) -> None:
         """Tell of an operation that ended."""
@@ -83,7 +85,6 @@ class Teller:
             "operation": flight.id,
             "waiters": operation.waiters,
             "phases_s": dict(flight.phases_s),
-            **_code(flight.error),
         }
         build_id = None
         if isinstance(operation.result, wire.EnsureResult):
@@ -99,7 +100,18 @@ class Teller:
                 record = records.read_record(self._layout, flight.name, BuildId(build_id))
                 facts |= {"downloaded_bytes": record.downloaded_bytes, "size_bytes": record.size_bytes}
         took_s = max(0.0, (operation.finished_at or 0.0) - operation.created_at)
-        self._observer.changed(flight.by, flight.kind, flight.name, _outcome(flight.error), took_s, **facts)
+        self._tell(flight.by, flight.kind, flight.name, flight.error, took_s, facts)
+
+    def _tell(
+        self, caller: Caller, what: str, name: str | None, error: BaseException | None, took_s: float,
+        facts: dict[str, object],
+    ) -> None:  # fmt: skip
+        if error is not None:
+            facts["code"] = error.code if isinstance(error, EnvmgrError) else EnvmgrError.code
+        try:
+            self._observer.changed(caller, what, name, _outcome(error), took_s, **facts)
+        except Exception:  # noqa: BLE001 - what was done is done, whoever could not hear of it
+            _log.exception("telling of a change failed")
 
 
 def _outcome(error: BaseException | None) -> str:
@@ -108,9 +120,3 @@ def _outcome(error: BaseException | None) -> str:
     if isinstance(error, (PermissionRefused, Busy)):
         return "refused"
     return "cancelled" if isinstance(error, Cancelled) else "failed"
-
-
-def _code(error: BaseException | None) -> dict[str, object]:
-    if error is None:
-        return {}
-    return {"code": error.code if isinstance(error, EnvmgrError) else EnvmgrError.code}

@@ -355,11 +355,12 @@ def test_unwanted_before_anybody_listened(operations: Operations, clock: FakeClo
     assert ended(one).state == "cancelled"
 
 
-def test_wanted_by_one_is_wanted(operations: Operations, clock: FakeClock) -> None:
-    """One asker who did not say so keeps it going for good, whoever leaves."""
+@pytest.mark.parametrize("is_first", [True, False])
+def test_wanted_by_one_is_wanted(operations: Operations, clock: FakeClock, is_first: bool) -> None:
+    """One asker who did not say so, the first or a later one, keeps it going for good, whoever leaves."""
     work = Held()
-    one = submit(operations, work, unwanted=True)
-    assert submit(operations, caller=BEN) is one
+    one = submit(operations, work, unwanted=is_first)
+    assert submit(operations, caller=BEN, unwanted=not is_first) is one
     one.listen(lambda: None)()
     clock.now += 1000
     operations.tend()
@@ -493,6 +494,27 @@ def test_drain_lets_finish_what_can(operations: Operations) -> None:
         work.go.set()
         draining.result(LIMIT_S)
     assert [one.snapshot().state for one in flights] == ["succeeded", "succeeded"]
+
+
+def test_drain_waits_until_all_is_told(operations: Operations) -> None:
+    """When the drain is over, everybody who wants to hear of ends has heard of each."""
+    hearing, go, order = threading.Event(), threading.Event(), []
+
+    def hear(_one: Flight) -> None:
+        hearing.set()
+        assert go.wait(LIMIT_S)
+        order.append("told")
+
+    operations.hear_of_ends(hear)
+    submit(operations)
+    assert hearing.wait(LIMIT_S)
+    with ThreadPoolExecutor(1) as pool:
+        draining = pool.submit(operations.drain, LIMIT_S)
+        draining.add_done_callback(lambda _future: order.append("drained"))
+        while not operations.is_draining:
+            threading.Event().wait(0.001)
+        go.set()
+    assert order == ["told", "drained"]
 
 
 def test_submit_and_drain_at_one_moment(make: Callable[..., Operations]) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from fakes.clock import FakeClock
-from fakes.processes import LIMIT_S
 from fakes.worlds import begin, name_of, open_descriptors
 from flying import ANN, DONE, NAME, Held, ended, submit
 
@@ -17,6 +16,7 @@ from envmgr.daemon import answers
 from envmgr.errors import AliasTaken
 from envmgr.manager.context import SystemClock
 from envmgr.operations import HANDOVER_S, Flight, Leased, Operations
+from envmgr.operations.flight import RESUME_GRACE_S
 from envmgr.store import leases, opening, publication
 from envmgr.store.layout import Layout
 from envmgr.wire import socket as wire
@@ -128,11 +128,12 @@ def test_no_descriptor_is_left(make: Callable[..., Operations], layout: Layout) 
 def test_in_real_time() -> None:
     """Without a test that moves the clock, a thread of the operations' own does what is due, and ends with them."""
     operations = Operations(max_running=1, max_waiting=1, max_waiting_per_caller=1, clock=SystemClock())
+    ended(submit(operations))  # something of it is due, but not for long
     gone = threading.Event()
     operations.hear_of_ends(lambda _one: gone.set())
     one = submit(operations, Held(), unwanted=True)
     one.listen(lambda: None)()
-    assert gone.wait(LIMIT_S)
+    assert gone.wait(RESUME_GRACE_S + 15)
     assert one.snapshot().state == "cancelled"
     assert [it.name for it in threading.enumerate()].count("envmgr-operations") == 1
     operations.drain(0.0)
