@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -62,13 +63,17 @@ class Reply:
 class Client(http.client.HTTPConnection, contextlib.AbstractContextManager["Client"]):
     """A persistent connection to a unix socket (or to an address)."""
 
-    def __init__(self, path: str | tuple[str, int], headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, path: str | tuple[str, int], headers: Mapping[str, str] | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__("daemon", timeout=LIMIT_S)
         self.path = path
         self.own_headers = dict(headers or {})
+        self.tls = tls
 
     def connect(self) -> None:
-        self.sock = connect(self.path)
+        sock = connect(self.path)
+        self.sock = sock if self.tls is None else self.tls.wrap_socket(sock, server_hostname=self.host)
 
     def ask(self, method: str, path: str, document: object = None, **headers: str) -> Reply:
         body = document if isinstance(document, bytes) else None if document is None else json.dumps(document).encode()
