@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from envmgr.names import EnvName
 
 
+def load() -> None:
+    """Import now what the first lock needs: for a process that lives long and does not want to wait for it later."""
+    import filelock  # noqa: F401, PLC0415 - for its effect
+
+
 @contextlib.contextmanager
 def try_lock(layout: Layout, name: EnvName) -> Iterator[bool]:
     """Hold the name's build lock for the length of the block, if it is free; tell whether it was."""
