@@ -43,6 +43,19 @@ CHANGE: Mapping[int, str] = dict.fromkeys(sorted({cls.http_status for cls in err
 
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}}}
 
+_TEXTS: Mapping[str, Mapping[str, Any]] = {
+    "text/event-stream": {
+        "type": "object",
+        "description": "One event; see the data of `progress` and `lost` in envmgr's own documentation.",
+        "required": ["id", "event", "data"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9]+$"},
+            "event": {"enum": ["progress", "state", "end", "lost"]},
+            "data": {"type": "string", "contentMediaType": "application/json"},
+        },
+    }
+}
+
 
 @functools.cache
 def _shape(key: str, record: object) -> type[pydantic.BaseModel]:
@@ -60,7 +73,8 @@ def answers(good: Mapping[int, Any], refusals: Sequence[Mapping[int, str]]) -> d
     documented[429]["headers"] = _RETRY_AFTER
     for status, answer in good.items():
         if isinstance(answer, str):
-            documented[status] = {"description": "The text.", "content": {answer: {"schema": {"type": "string"}}}}
+            schema = _TEXTS.get(answer, {"type": "string"})
+            documented[status] = {"description": "The text.", "content": {answer: {"schema": schema}}}
         else:
             documented[status] = {"model": _shape("data", answer), "description": _summary(answer)}
     return documented
