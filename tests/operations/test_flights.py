@@ -364,6 +364,7 @@ def test_wanted_by_one_is_wanted(operations: Operations, clock: FakeClock, is_fi
     one.listen(lambda: None)()
     clock.now += 1000
     operations.tend()
+    assert one.cancel_reason is None
     work.go.set()
     assert ended(one).state == "succeeded"
 

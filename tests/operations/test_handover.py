@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,9 @@ def test_no_descriptor_is_left(make: Callable[..., Operations], layout: Layout) 
 def test_in_real_time() -> None:
     """Without a test that moves the clock, a thread of the operations' own does what is due, and ends with them."""
     operations = Operations(max_running=1, max_waiting=1, max_waiting_per_caller=1, clock=SystemClock())
-    ended(submit(operations))  # something of it is due, but not for long
+    ended(submit(operations))
+    while operations._attended_at == math.inf:  # until the thread waits for something that is not due for long
+        threading.Event().wait(0.001)
     gone = threading.Event()
     operations.hear_of_ends(lambda _one: gone.set())
     one = submit(operations, Held(), unwanted=True)
