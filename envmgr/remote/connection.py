@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envmgr import codec, errors, ready
-from envmgr.errors import DaemonUnavailable, EnvironmentInUse, PermissionRefused
-from envmgr.model import Usage
+from envmgr.errors import DaemonUnavailable, EnvironmentInUse, InvalidSpec, PermissionRefused
+from envmgr.model import Problem, Usage
 
 if TYPE_CHECKING:
     from envmgr.ports import Deadline
@@ -147,7 +147,7 @@ class Connection:
             error = errors.from_json(found)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise unavailable(self._path, f"answered what is no answer of envmgr's (status {status})") from None
-        raise with_users(error)
+        raise with_records(error)
 
     # -------------------------------------------------------------------------------------------------------- reading
 
@@ -301,11 +301,17 @@ def load(path: str, cls: type[T], document: object) -> T:
         raise unavailable(path, f"answered what this envmgr does not understand: {error}") from error
 
 
-def with_users(error: errors.EnvmgrError) -> errors.EnvmgrError:
-    """Give an `EnvironmentInUse` that crossed the wire its records back."""
+def with_records(error: errors.EnvmgrError) -> errors.EnvmgrError:
+    """Give an error that crossed the wire the records back that go with it: users, problems."""
     if isinstance(error, EnvironmentInUse):
-        try:
-            error.users = codec.load(tuple[Usage, ...], error.fields.get("users"))
-        except ValueError:
-            error.users = ()
+        error.users = _records(Usage, error.fields.get("users"))
+    if isinstance(error, InvalidSpec):
+        error.problems = _records(Problem, error.fields.get("problems"))
     return error
+
+
+def _records(cls: type[T], documents: object) -> tuple[T, ...]:
+    try:
+        return tuple(codec.load(cls, document) for document in documents) if isinstance(documents, list) else ()
+    except ValueError:
+        return ()

@@ -21,7 +21,7 @@ from envmgr.errors import Busy, DaemonUnavailable, EnvironmentNotFound, EnvmgrEr
 from envmgr.events import Event, Reporter
 from envmgr.remote import connection as connections
 from envmgr.remote import events
-from envmgr.remote.connection import Connection, Patience, load, unavailable, with_users
+from envmgr.remote.connection import Connection, Patience, load, unavailable, with_records
 from envmgr.wire import socket as wire
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Following:
             self._ask_again()  # nobody listened for too long: that was us
             return None
         if operation.error is not None:
-            return Ended(connection, error=with_users(errors.from_json(entry.data["error"])))
+            return Ended(connection, error=with_records(errors.from_json(entry.data["error"])))
         return Ended(connection, result=load(self._path, wire.RESULTS[operation.kind], entry.data.get("result")))
 
     def _ask_again(self) -> None:

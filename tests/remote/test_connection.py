@@ -20,13 +20,14 @@ from envmgr.errors import (
     DaemonUnavailable,
     EnvironmentInUse,
     EnvmgrError,
+    InvalidSpec,
     PermissionRefused,
     PolicyRefused,
     TimedOut,
 )
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit
-from envmgr.model import Usage
+from envmgr.model import Problem, Usage
 from envmgr.remote import connection as connections
 from envmgr.remote.connection import Absent, Connection, Patience
 
@@ -80,16 +81,18 @@ def test_a_large_request_arrives_whole(path: Path) -> None:
     [
         PolicyRefused("no", hint="do", rule="channels", setting="allowed_channels"),
         EnvironmentInUse("busy", (Usage(7, 8, "python", "lease"),)),
+        InvalidSpec("bad", (Problem(1, 2, "odd", "even"),)),
         EnvmgrError("what nobody foresaw"),
     ],
 )
 def test_an_error_arrives_as_what_it_is(path: Path, error: EnvmgrError) -> None:
-    """Class, message, hint and fields of the daemon's error are the caller's, with the records of who uses it."""
+    """Class, message, hint and fields of the daemon's error are the caller's, with the records that go with it."""
     with playing(path, lambda peer: peer.refuse(error) and None), pytest.raises(type(error)) as raised:
         ask(path)
     assert raised.value.to_json() == error.to_json()
     assert type(raised.value) is type(error)
-    assert getattr(raised.value, "users", None) == getattr(error, "users", None)
+    for records in ("users", "problems"):
+        assert getattr(raised.value, records, None) == getattr(error, records, None)
 
 
 @pytest.mark.parametrize(
