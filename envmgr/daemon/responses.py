@@ -7,6 +7,7 @@ nothing of it in the answer.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import math
@@ -21,6 +22,7 @@ from envmgr.store import opening
 
 JSON_TYPE = "application/json"
 _RETRY_AFTER_S = 1
+_EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _log = logging.getLogger(__name__)
 
 
@@ -48,7 +50,9 @@ def judged(error: BaseException) -> tuple[int, EnvmgrError]:
     """Return the HTTP status and the error of our tree that stand for any error."""
     if isinstance(error, Refusal):
         return error.status, error.error
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.errno in _EXHAUSTED:
+        error = Busy("the daemon has no descriptor or memory left for this", hint="ask again soon", retry_after_s=5)
+    elif isinstance(error, OSError):
         known = opening.translate(error, Path("the store"))
         error = known if isinstance(known, EnvmgrError) else error
     if isinstance(error, EnvmgrError):

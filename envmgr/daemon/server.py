@@ -130,6 +130,7 @@ class Daemon:
             server_header=False, date_header=False,
         )  # fmt: skip
         config.load()
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # of each request that is not HTTP, it warns
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
