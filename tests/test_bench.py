@@ -68,3 +68,26 @@ def test_a_missed_goal_is_said_and_counted() -> None:
     assert "some thing: link 100.0 ms (25%), sync 300.0 ms (75%)" in lines
     assert lines[-1] == "1 of 2 goals met"
     assert json.loads(json.dumps(run.to_json()))["missed"] == 1
+
+
+def test_bytes_and_rates_are_told_in_their_units() -> None:
+    """What is no time is shown as what it is; its ratio is a ratio."""
+    memory = Figure("one", "memory", Spread((67e6,)), "ratio", Spread((61e6,)), "before", goal=1.1, unit="bytes")
+    rate = Figure("two", "rate", Spread((4200.0,)), unit="per_s")
+    run = report.Run([memory, rate], is_quick=True, duration_s=1.0, load=(0.0, 0.0))
+    text = report.text(run)
+    assert "67.0 MB" in text
+    assert "1.10x (1.10x-1.10x)" in text
+    assert "4200/s" in text
+    assert [figure["unit"] for figure in json.loads(json.dumps(run.to_json()))["figures"]] == ["bytes", "per_s"]
+
+
+@pytest.mark.slow
+def test_a_daemon_is_asked(tmp_path: Path) -> None:
+    """What measures the daemon starts it, gets answers from it over many connections at once, and ends it."""
+    target = tmp_path / "figures.json"
+    environ = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [CHECKOUT / "scripts" / "bench", "--quick", "--only", "requests", "--json", target]
+    subprocess.run(command, cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, check=True)
+    figures = {figure["what"]: figure["measured"] for figure in json.loads(target.read_text())["figures"]}
+    assert figures["ensure of a ready environment, 16 connections"]["median"] > 100
