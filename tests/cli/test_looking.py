@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import threading
 import time
 from pathlib import Path
 
@@ -139,6 +142,47 @@ class TestDoctor:
         assert cli("doctor").code == 12
         assert cli("doctor", "--quarantine").code == 0
         assert [path.read_text() for path in cli.root.glob("trash/*/file")] == ["mine"]
+
+    def test_broken_settings_are_a_finding(self, cli: Cli) -> None:
+        """Settings that cannot be read are reported like anything else that is wrong, with the file, exit code 1."""
+        (cli.root / "settings.toml").write_text("offline = 3\n")
+        answer = cli("doctor", "--json")
+        assert answer.code == 1
+        found = {finding["check"]: finding for finding in answer.record["findings"]}
+        assert (found["daemon"]["status"], found["settings"]["status"]) == ("ok", "error")
+        assert "settings.toml: offline" in found["settings"]["message"]
+        (cli.root / "settings.toml").write_text("= nonsense\n")
+        assert cli("doctor", "--only", "settings").code == 1
+
+    def test_another_user_is_told_what_he_may_see(self, cli: Cli) -> None:
+        """Who does not own the store gets the checks that he can make; he moves nothing."""
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to become another user")
+        cli.ready("create", cli.spec())
+        answer = cli.as_nobody("doctor", "--json")
+        found = {finding["check"]: finding for finding in answer.record["findings"]}
+        assert answer.code == 0, found
+        assert "for its owner" in found["filesystem"]["message"]
+        assert found["records"]["message"] == "1 environments"
+        assert cli.as_nobody("doctor", "--quarantine").code == 11
+
+    def test_a_daemon_that_left_its_socket(self, cli: Cli) -> None:
+        """A personal store without its daemon is fit; something else at the daemon's place is not."""
+        cli.ready("doctor")
+        (cli.root / "socket").symlink_to(cli.directory / "nobody.sock")
+        assert cli("doctor", "--only", "daemon").code == 0
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(cli.directory / "nobody.sock"))
+            listener.listen()
+
+            def answer() -> None:
+                with listener.accept()[0] as connection:
+                    connection.sendall(b"220 ready\r\n\r\n")
+
+            other = threading.Thread(target=answer)
+            other.start()
+            assert cli("doctor", "--only", "daemon").code == 1
+            other.join()
 
     def test_other_errors_are_1(self, cli: Cli) -> None:
         """An error that is no corruption (too little space for a build) is exit code 1."""

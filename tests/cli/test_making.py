@@ -53,6 +53,14 @@ class TestName:
         assert answer.err.count("\n") == 1
         assert len(cli("name", path, "--json", "-q").record["spec_warnings"]) == 1
 
+    def test_warnings_belong_to_commands_about_the_document(self, cli: Cli) -> None:
+        """name, lock and create say them; commands that only find the environment by its document do not."""
+        path = cli.write("dependencies: [numpy, {pip: [six]}]\n")
+        for command in ("name", "lock", "create"):
+            assert "warning: " in cli.ready(command, path).err
+        for command in ("show", "logs", "verify", "pin", "relock", "remove"):
+            assert "warning: " not in cli.ready(command, path).err
+
     def test_quiet_keeps_warnings_back(self, cli: Cli) -> None:
         """--quiet leaves errors only."""
         assert cli("name", cli.write("something_else: 1\ndependencies:\n  - numpy\n"), "--quiet").err == ""
@@ -240,6 +248,7 @@ class TestCreate:
             (cli.directory / "bad-lock.yml").write_bytes(data)
             answer = cli("create", path, "--lockfile", cli.directory / "bad-lock.yml")
             assert (answer.code, answer.out, "lockfile" in answer.err) == (3, "", True)
+            assert str(cli.directory / "bad-lock.yml") in answer.err
         assert list((cli.root / "builds").iterdir()) == []
 
     def test_lockfile_is_built_exactly(self, cli: Cli) -> None:
@@ -251,7 +260,8 @@ class TestCreate:
         assert record["built"] is True
         other = cli.directory / "other-lock.yml"
         cli.ready("lock", cli.spec("numpy", "scipy", name="other.yml"), "-o", other)
-        assert cli("create", path, "--lockfile", other).code == 14
+        answer = cli("create", path, "--lockfile", other)
+        assert (answer.code, answer.err.startswith(f"envmgr: {other}: ")) == (14, True)
 
 
 class TestOtherUsers:
@@ -306,6 +316,7 @@ class TestReplacing:
         assert first["build_id"] != first["old_build_id"]
         assert Path(first["path"]).resolve() == Path(first["prefix"])
         assert cli("relock", name, "--json").record["is_new"] is False
+        assert "solved again, has the newest packages already" in cli("relock", name).err
 
     @pytest.mark.parametrize("date", ["yesterday", "2026-13-01", ""])
     def test_relock_wants_a_date(self, cli: Cli, date: str) -> None:

@@ -56,6 +56,12 @@ class TestEveryCommand:
         assert set(answer.record["error"]) == {"code", "message", "hint", "is_transient", "fields"}
         assert answer.err == ""
 
+    def test_root_behind_the_command(self, cli: Cli) -> None:
+        """--root stands before the command; behind it, the hint says so."""
+        answer = cli("alias", "list", "--root", "/nowhere")
+        assert answer.code == 2
+        assert "hint: --root stands before the command: envmgr --root DIR alias list" in answer.err
+
     def test_main_help_has_the_exit_codes(self, cli: Cli) -> None:
         """The table of exit codes is in the main help, line by line."""
         lines = cli("--help").out.splitlines()
@@ -101,6 +107,21 @@ class TestStartUp:
         assert not loaded & {
             "rich", "pydantic", "filelock", "psutil", "packaging", "conda_lock", "rattler", "click", "asyncio",
             "envmgr.manager", "envmgr.store", "envmgr.settings", "envmgr.wiring", "envmgr.backends", "envmgr.lockfile",
+        }  # fmt: skip
+
+    def test_list_imports_no_more_for_a_daemon(self, cli: Cli) -> None:
+        """list asks a daemon without loading the wire's records, an HTTP library, or what manages a store."""
+        program = (
+            "import sys; from envmgr.cli import main; code = main(sys.argv[1:]); "
+            "print(*sys.modules, file=sys.stderr); sys.exit(code)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program, "list", "-q"], capture_output=True, text=True, check=True,
+            env=cli.environ(),
+        )  # fmt: skip
+        assert "envmgr.remote.looking" in done.stderr.split()
+        assert not set(done.stderr.split()) & {
+            "envmgr.wire.socket", "envmgr.wiring", "envmgr.settings", "http.client", "asyncio", "filelock", "yaml",
         }  # fmt: skip
 
 
