@@ -37,14 +37,19 @@ _UV_WORTH_BYTES = 1 << 20
 def collect(run: Run) -> None:
     """Free what no published build needs of the package cache and of uv's."""
     clock = run.context.clock
-    is_done = False
+    is_done, moved = False, None
     while not is_done:
         with cache.exclusive(run.context.layout) as is_granted:
             if not is_granted:
                 return
-            until = clock.monotonic() + _SLICE_S
-            is_done = _packages(run, until) and _rest(run)
+            is_done = _packages(run, clock.monotonic() + _SLICE_S)
+            if is_done:
+                _locks(run)
+                _bytecode(run)
+                moved = _uv(run)
         clock.sleep(0.0 if is_done else _PAUSE_S)
+    if moved is not None:
+        fsio.delete_tree(Step.DELETE, moved)
 
 
 def _packages(run: Run, until: float) -> bool:
@@ -53,13 +58,6 @@ def _packages(run: Run, until: float) -> bool:
         run.free(paths, _said_of(run, key, paths))
         if run.context.clock.monotonic() > until:
             return False
-    return True
-
-
-def _rest(run: Run) -> bool:
-    _locks(run)
-    _bytecode(run)
-    _uv(run)
     return True
 
 
@@ -126,21 +124,23 @@ def _bytecode(run: Run) -> None:
         run.free(unused, reason, shown=cache.bytecode(run.context.layout))
 
 
-def _uv(run: Run) -> None:
+def _uv(run: Run) -> Path | None:
+    """Take uv's cache away if it is mostly of no environment; return where it waits to be deleted."""
     directory = run.context.layout.uv_cache
     if not _listed(directory):
-        return
+        return None
     census = Census()
     census.add(directory, directory)
     tree = run.measure(directory)
     if tree.disk_bytes < max(_UV_WORTH_BYTES, census.total.disk_bytes / 2):
-        return
+        return None
+    target = None
     if not run.is_dry:
         target = run.context.layout.trash / f"uv-cache-{os.urandom(6).hex()}"
         fsio.move(Step.TRASH, directory, target)
         fsio.make_directory(Step.STORE, directory)
-        fsio.delete_tree(Step.DELETE, target)
     run.note(directory, "cache of pip packages, most of them of no environment", tree)
+    return target
 
 
 def texts(run: Run) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from fakes.worlds import World
 from stores import DAY_S, create, specs
 
 from envmgr.manager.collection import Limits
+from envmgr.manager.manager import Manager
 from envmgr.store import cache, publication, records
 
 ONE, TWO = specs(2)
@@ -95,6 +97,38 @@ def test_a_build_in_progress_keeps_the_caches(world: World) -> None:
     assert archive.exists()
     os.close(fd)
     assert len(world.manager().collect()) == 2
+
+
+class Slow(FakeClock):
+    """Time that passes by being looked at; whoever sleeps lets `visit` happen."""
+
+    def __init__(self, visit: Callable[[], object]) -> None:
+        super().__init__()
+        self.visit = visit
+
+    def monotonic(self) -> float:
+        self.now += 0.7
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            self.visit()
+
+
+def test_a_large_collection_lets_builds_in(world: World) -> None:
+    """It gives the cache back now and then; a build that comes gets it at once, and the rest waits for the next run."""
+    archives = [cached(world, digit * 64)[0] for digit in "01234"]
+    fd = os.open(world.layout.packages / ".use", os.O_RDONLY | os.O_CREAT)
+
+    def manager(visit: Callable[[], object]) -> Manager:
+        return World(world.layout, world.orders, Slow(visit)).manager()
+
+    planned = manager(lambda: None).collect(dry_run=True)
+    assert [thing.path for thing in planned[:-1]] == archives
+    begun = manager(lambda: fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)).collect()
+    assert 0 < len(begun) < 5
+    os.close(fd)
+    assert (*begun, *manager(lambda: None).collect()) == planned
 
 
 def test_unfinished_packages(world: World) -> None:
