@@ -8,8 +8,9 @@ listeners are woken without it.
 not at once, but `RESUME_GRACE_S` after the last listener left (a broken stream can be resumed), and not before
 `LISTEN_GRACE_S` have passed since the last one asked, if he has not listened yet.
 
-**Handover.** The lease of a build that became ready is held for `HANDOVER_S` after the end, so that whoever waited can
-take his own before a removal can. After that, `Flight.lease` may come too late, and says so with ``None``.
+**Handover.** The lease of a build that became ready is held until all who asked have listened and gone, at most for
+`HANDOVER_S` after the end, so that whoever waited can take his own before a removal can. After that, `Flight.lease` may
+come too late, and says so with ``None``.
 """
 
 from __future__ import annotations
@@ -162,6 +163,8 @@ class Flight:
                 was_there = self._listeners.pop(token, None) is not None
                 if was_there:
                     self._left_at = self._clock.monotonic()
+                    if self.is_finished and not self._unheard:
+                        self.release()
             if was_there:
                 self._desk.attend(self)
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 from fakes.clock import FakeClock
+from fakes.processes import LIMIT_S
 from fakes.worlds import begin, name_of, open_descriptors
-from flying import ANN, DONE, NAME, Held, ended, submit
+from flying import ANN, BEN, DONE, NAME, Held, ended, submit
 
 from envmgr import ready
 from envmgr.daemon import answers
 from envmgr.errors import AliasTaken
 from envmgr.manager.context import SystemClock
+from envmgr.model import Caller
 from envmgr.operations import HANDOVER_S, Flight, Leased, Operations
 from envmgr.operations.flight import RESUME_GRACE_S
 from envmgr.store import leases, opening, publication
@@ -28,8 +30,9 @@ def layout(tmp_path: Path) -> Layout:
     return opening.open_for_writing(tmp_path / "store")
 
 
-def building(layout: Layout, word: str = "a") -> Callable[..., Leased]:
+def building(layout: Layout, word: str = "a", go: threading.Event | None = None) -> Callable[..., Leased]:
     def work(_report: object, _is_cancelled: object) -> Leased:
+        assert go is None or go.wait(LIMIT_S)
         lease = begin(layout, word)
         publication.publish(layout, lease.name, lease.build_id)
         return Leased(wire.EnsureResult(ready=answers.ready(lease), was_built=True, duration_s=0.0), lease)
@@ -44,15 +47,31 @@ def is_free(layout: Layout, word: str = "a") -> bool:
         return is_granted
 
 
-def submit_ensure(operations: Operations, layout: Layout, **options: Callable[[], None]) -> Flight:
-    return operations.submit(
-        "ensure", "key", name_of("a"), ANN, building(layout), cancel_when_unwanted=False, then=options.get("then")
-    )
+def submit_ensure(operations: Operations, layout: Layout, *callers: Caller) -> Flight:
+    """Let each caller ask for one build; whoever does not listen is waited for until the handover's time is over."""
+    go = threading.Event()
+    flights = {
+        operations.submit("ensure", "key", name_of("a"), it, building(layout, go=go), cancel_when_unwanted=False)
+        for it in callers
+    }
+    go.set()
+    (flight,) = flights
+    return flight
+
+
+def test_given_back_when_all_have_theirs(operations: Operations, layout: Layout) -> None:
+    """When the last of those who asked has listened and gone, nothing is held any more."""
+    one = submit_ensure(operations, layout, ANN, BEN)
+    leave = one.listen(lambda: None)
+    ended(one)
+    assert not is_free(layout)
+    leave()
+    assert is_free(layout)
 
 
 def test_a_waiter_gets_a_lease_of_his_own(operations: Operations, layout: Layout, clock: FakeClock) -> None:
     """The build is leased without a gap until the waiter has his own lease, which outlasts the operation's."""
-    one = submit_ensure(operations, layout)
+    one = submit_ensure(operations, layout, ANN, BEN)
     ended(one)
     assert not is_free(layout)
     own = one.lease()
@@ -69,7 +88,7 @@ def test_a_waiter_gets_a_lease_of_his_own(operations: Operations, layout: Layout
 
 def test_the_operation_gives_its_lease_back_in_time(operations: Operations, layout: Layout, clock: FakeClock) -> None:
     """It is held for the handover's time, whoever listens, and no longer; what was removed then is told as gone."""
-    one = submit_ensure(operations, layout)
+    one = submit_ensure(operations, layout, ANN, BEN)
     ended(one)
     one.listen(lambda: None)
     clock.now += HANDOVER_S - 0.1
@@ -86,7 +105,7 @@ def test_the_operation_gives_its_lease_back_in_time(operations: Operations, layo
 
 def test_release_before_the_time(operations: Operations, layout: Layout) -> None:
     """A removal may have it back at once, unless somebody still listens."""
-    one = submit_ensure(operations, layout)
+    one = submit_ensure(operations, layout, ANN, BEN)
     ended(one)
     operations.release(NAME)
     leave = one.listen(lambda: None)
@@ -118,9 +137,10 @@ def test_no_descriptor_is_left(make: Callable[..., Operations], layout: Layout) 
         raise AliasTaken("taken")
 
     operations = make()
-    assert ended(submit_ensure(operations, layout, then=refuse)).state == "failed"
+    failing = operations.submit("ensure", 1, None, ANN, building(layout, "b"), cancel_when_unwanted=False, then=refuse)
+    assert ended(failing).state == "failed"
     assert open_descriptors() == before
-    assert ended(operations.submit("ensure", 2, None, ANN, building(layout, "b"), cancel_when_unwanted=False)).result
+    assert ended(submit_ensure(operations, layout, ANN, BEN)).result
     assert open_descriptors() == before + 1
     operations.drain(1.0)
     assert open_descriptors() == before
@@ -145,7 +165,7 @@ def test_in_real_time() -> None:
 
 def test_a_lease_comes_from_where_the_build_is(operations: Operations, layout: Layout) -> None:
     """The lease that is handed over is on the environment of the result."""
-    one = submit_ensure(operations, layout)
+    one = submit_ensure(operations, layout, ANN, BEN)
     result = ended(one).result
     own = one.lease()
     assert isinstance(own, ready.Lease)
