@@ -46,6 +46,7 @@ from envmgr.manager.manager import Manager
 from envmgr.model import Caller
 from envmgr.operations import Operations
 from envmgr.store import locks, opening
+from envmgr.version import __version__
 
 if TYPE_CHECKING:
     from envmgr.daemon.listening import Listener
@@ -61,12 +62,11 @@ _log = logging.getLogger(__name__)
 class Daemon:
     """One daemon of one store; `run` is its life."""
 
-    def __init__(self, manager: Manager, *, reread: Callable[[], Settings], say: Callable[[str], None]) -> None:
+    def __init__(self, manager: Manager, *, reread: Callable[[], Settings]) -> None:
         context = manager.context
         settings = context.settings
         self._manager = manager
         self._layout = context.layout
-        self._say = say
         self._notifier = systemd.Notifier()
         self._inherited = systemd.inherited_sockets()
         self._log = Log(settings.log_format, host=context.host, clock=context.clock)
@@ -150,7 +150,7 @@ class Daemon:
         gc.collect()
         gc.freeze()  # what is there now stays: collections need not walk through it
         words = " and ".join(listener.words for listener in found)
-        self._say(f"listening on {words}")
+        self._log.event("started", message=f"listening on {words}", version=__version__, root=str(self._layout.root))
         self._notifier.tell("READY=1", f"STATUS=serving {self._layout.root} on {words}")
         watchdog = loop.create_task(self._watchdog())
         await stop.wait()
@@ -181,7 +181,9 @@ class Daemon:
             await asyncio.get_running_loop().run_in_executor(None, self._service.reload)
         except Exception:  # noqa: BLE001 - the old settings stay in force, whatever is wrong with the new ones
             _log.exception("the settings could not be read again; those from before stay in force")
-        self._log.log_format = self._service.settings.log_format
+        else:
+            self._log.log_format = self._service.settings.log_format
+            self._log.event("reloaded")
         self._callers.forget()
         self._notifier.tell("READY=1")
 
@@ -195,6 +197,7 @@ class Daemon:
 
     async def _drain(self) -> None:
         self._routes.is_draining = True
+        self._log.event("stopping")
         self._notifier.tell("STOPPING=1", "STATUS=waiting for builds to end")
         await asyncio.get_running_loop().run_in_executor(None, self._service.drain, DRAIN_S)
 

@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -220,6 +221,11 @@ class Daemon:
     def words(self) -> str:
         """What it said on standard error."""
         return (self.directory / "err").read_text()
+
+    @property
+    def address(self) -> str:
+        """Where it listens over TCP, as it said last."""
+        return re.findall(r"https?://([^\s\"]+)", self.words)[-1]
 
     @property
     def socket(self) -> str:

@@ -186,8 +186,7 @@ def tokens_file(directory: Path) -> Path:
 
 def bearing(daemon: Daemon, token: str | None, tls: ssl.SSLContext | None = None) -> Client:
     """Return a client over TCP that brings a token."""
-    _, _, address = daemon.words.rpartition("://")
-    host, _, port = address.split()[0].rpartition(":")
+    host, _, port = daemon.address.rpartition(":")
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     return Client((host, int(port)), headers, tls)
 

@@ -30,7 +30,7 @@ def test_made_up_requests(daemon: Daemon) -> None:
         client.ask("PUT", "/v1/aliases/training", {"environment": name})
         operation = client.ask("GET", "/v1/operations").data["operations"][0]["id"]
         known = {"environment": (name, "training"), "alias": ("training",), "operation": (operation,)}
-        url = f"http://{daemon.words.rpartition('://')[2].split()[0]}"
+        url = f"http://{daemon.address}"
         assert explore(url, TOKEN, examples=10, known=known) > 200
         assert client.ask("GET", "/v1/health/ready").status == 200
     assert "incident" not in daemon.words

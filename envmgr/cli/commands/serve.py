@@ -27,4 +27,4 @@ def daemon(context: typer.Context) -> int:
     manager = wiring.manager(call.root, writable=True, backend=given.backend)
     for warning in manager.context.settings.warnings:
         call.say(f"warning: {warning}")
-    return Daemon(manager, reread=lambda: wiring.settings(Path(call.root)), say=call.say).run()
+    return Daemon(manager, reread=lambda: wiring.settings(Path(call.root))).run()
