@@ -158,6 +158,7 @@ def _link_command(host: Host, name: str, prefix: Path) -> None:
 
 def _start(host: Host, *, start: bool, is_new_socket: bool) -> bool:
     """Bring units that run to the new version, and with `start` all of them; tell whether the daemon runs."""
+    host.run("systemctl", "reset-failed", places.SOCKET_UNIT, places.SERVICE_UNIT)
     has_socket, has_daemon = is_active(host, places.SOCKET_UNIT), is_active(host, places.SERVICE_UNIT)
     if has_socket and is_new_socket:
         # A socket is only opened anew while its service is down.

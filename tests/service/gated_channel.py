@@ -36,8 +36,13 @@ class _Handler(SimpleHTTPRequestHandler):
         """Say nothing: standard output is the test's."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Say nothing: builders that are killed while they wait are what the tests are about."""
+
+
 def main() -> None:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, directory=sys.argv[1]))
+    server = _Server(("127.0.0.1", 0), partial(_Handler, directory=sys.argv[1]))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://127.0.0.1:{server.server_port}", flush=True)
     for line in sys.stdin:

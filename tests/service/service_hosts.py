@@ -6,7 +6,6 @@ Users: ``alice`` and ``bob`` are in the use-group, ``carol`` is in the admin-gro
 from __future__ import annotations
 
 import json
-import select
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from demo.packages import fabricate, index
 from places import CHECKOUT
-from systemd_box import LIMIT_S, Box
+from systemd_box import LIMIT_S, Box, Lines
 
 SERVICE = "envmgr.service"
 USERS = {"alice": "envusers", "bob": "envusers", "carol": "envusers,envadmins", "mallory": ""}
@@ -83,7 +82,9 @@ class ServiceHost:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.url = self._server_says()
+        assert self._server.stdout is not None
+        self._said = Lines(self._server.stdout)
+        self.url = self._said.wait_for("http://")
 
     # ------------------------------------------------------------------------------------------------------ commands
 
@@ -151,23 +152,16 @@ class ServiceHost:
 
     # ------------------------------------------------------------------------------------------------------- the gate
 
-    def wait_until_asked(self) -> None:
+    def wait_until_asked(self, package: str) -> None:
         """Return when a builder waits for a slow package."""
-        assert self._server_says().startswith("asked")
+        self._said.wait_for(f"/{package}-")
 
     def gate(self, word: str) -> None:
         """Let slow packages through (``open``), or keep them back (``close``)."""
         assert self._server.stdin is not None
         self._server.stdin.write(f"{word}\n")
         self._server.stdin.flush()
-        while self._server_says() != "done":
-            pass
-
-    def _server_says(self) -> str:
-        assert self._server.stdout is not None
-        if not select.select([self._server.stdout], [], [], LIMIT_S)[0]:
-            raise TimeoutError(f"nobody asked for a slow package\n{self.said()}")
-        return self._server.stdout.readline().strip()
+        self._said.wait_for("done")
 
     def close(self) -> None:
         self._server.communicate(timeout=LIMIT_S)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-LIMIT_S = 60.0
+LIMIT_S = 30.0
 TOOLS = ("systemd-nspawn", "nsenter", "setpriv", "unshare", "journalctl")
 _UNWANTED = (
     "apt-daily.timer", "apt-daily-upgrade.timer", "console-getty.service", "cron.service", "dpkg-db-backup.timer",
@@ -127,16 +127,18 @@ class Box:
         """Start a program inside, as root or as a user with all his groups."""
         words: list[str | Path] = ["nsenter", "--target", str(self.leader), "--mount", "--uts", "--ipc", "--net"]
         words += ["--pid", "--cgroup", "--", "env", "--chdir=/"]
+        # What is killed is nsenter: its child, which is in the box, has to follow.
+        words += ["setpriv", "--pdeathsig=KILL"]
         home = "/root"
         if user is not None:
-            words += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all", "--"]
+            words += [f"--reuid={user}", f"--regid={user}", "--init-groups", "--inh-caps=-all"]
             home = f"/home/{user}"
         given = {
             "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME": home, "LANG": "C.UTF-8",
             "SYSTEMD_PAGER": "", "SYSTEMD_COLORS": "0", **(environ or {}),
         }  # fmt: skip
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-        return subprocess.Popen([*words, *command], env=given, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
+        return subprocess.Popen([*words, "--", *command], env=given, text=True, **pipes)  # type: ignore[call-overload,no-any-return]
 
     def run(self, *command: str | Path, user: str | None = None, **options: object) -> tuple[int, str, str]:
         """Run a program inside to its end; return its exit status, output and errors."""
@@ -168,13 +170,13 @@ class Box:
     # -------------------------------------------------------------------------------------------------------- journal
 
     @contextlib.contextmanager
-    def journal(self, unit: str) -> Iterator[Journal]:
+    def journal(self, unit: str) -> Iterator[Lines]:
         """Follow what is said by and about a unit from now on."""
         cursor = self.ok("journalctl", "--quiet", "--lines=0", "--show-cursor").partition("-- cursor: ")[2]
         process = self.start("journalctl", "--follow", "--output=cat", f"--unit={unit}", f"--after-cursor={cursor}")
         assert process.stdout is not None
         try:
-            yield Journal(process.stdout)
+            yield Lines(process.stdout)
         finally:
             process.kill()
             process.communicate()
@@ -192,20 +194,27 @@ class Box:
         self.close()
 
 
-class Journal:
-    """Lines of a journal as they come."""
+class Lines:
+    """What a program says, line by line as it comes; who waits too long is told what came instead."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+        self._fd = stream.fileno()
+        self._rest = ""
         self.seen: list[str] = []
 
     def wait_for(self, part: str) -> str:
         """Read lines until one contains `part`, and return it."""
-        while select.select([self._stream], [], [], LIMIT_S)[0] and (line := self._stream.readline()):
-            self.seen.append(line)
-            if part in line:
-                return line
-        raise AssertionError(f"the journal never said {part!r}: {''.join(self.seen)}")
+        while True:
+            line, end, rest = self._rest.partition("\n")
+            if end:
+                self._rest = rest
+                self.seen.append(line)
+                if part in line:
+                    return line
+            elif select.select([self._fd], [], [], LIMIT_S)[0] and (data := os.read(self._fd, 1 << 16)):
+                self._rest += data.decode(errors="replace")
+            else:
+                raise AssertionError("\n".join((f"nobody said {part!r}:", *self.seen)))
 
 
 def _cgroups(name: str) -> list[Path]:
