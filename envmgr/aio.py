@@ -22,7 +22,8 @@ async def ensure(spec: SpecLike, **options: Any) -> Environment:
     """Return the environment of `spec`, ready and leased; options and errors are those of `envmgr.ensure`.
 
     ``on_progress`` is called from the thread that does the work. A cancelled task stops its own build, waits until
-    nothing of it is left, and gives a lease that came too late back. Cancelled once more, it no longer waits; what
+    nothing of it is left (a daemon is only left: it ends what nobody wants any more a moment later), and gives a lease
+    that came too late back. Cancelled once more, it no longer waits; what
     comes then is given back all the same, also when the loop has ended by then.
     """
     try:

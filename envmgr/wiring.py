@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from envmgr import ready
 from envmgr import settings as settings_
 from envmgr.backends.spawner import Spawner
-from envmgr.errors import DaemonUnavailable
+from envmgr.errors import DaemonUnavailable, PermissionRefused
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
 from envmgr.remote import connection
@@ -61,13 +61,23 @@ def front(root: str | None = None, *, backend: Backend | None = None) -> Manager
     """
     path = root if root is not None else ready.default_root()
     socket_path = address.socket_of(path)
-    if socket_path is not None and connection.answers(socket_path):
+    if socket_path is not None and _answers(Path(path), socket_path):
         # Its records take longer to import than all the rest; only those who have a daemon pay for them.
         from envmgr.remote.manager import RemoteManager  # noqa: PLC0415
 
         return RemoteManager(Path(path), socket_path)
     _refuse_others(Path(path))
     return manager(path, backend=backend)
+
+
+def _answers(root: Path, socket_path: str) -> bool:
+    try:
+        return connection.answers(socket_path)
+    except PermissionRefused:
+        # Somebody's own daemon serves nobody else: that the store is not ours says more than that its socket is not.
+        if owner(root)[1] == "personal":
+            return False
+        raise
 
 
 def owner(root: Path) -> tuple[int, Mode]:

@@ -11,12 +11,13 @@ cannot be heard, and asking again finds its result.
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from envmgr import errors
+from envmgr import codec, errors
 from envmgr.errors import Busy, DaemonUnavailable, EnvironmentNotFound, EnvmgrError
 from envmgr.events import Event, Reporter
 from envmgr.remote import connection as connections
@@ -162,7 +163,8 @@ class Following:
             self._take_state(self._operation_of(entry.data))
         elif entry.kind == "progress":
             self._tell_waiting(None)
-            self._report(load(self._path, Event, entry.data))
+            with contextlib.suppress(ValueError):  # a newer daemon's phase: it is for eyes only
+                self._report(codec.load(Event, entry.data))
 
     def _take_state(self, operation: wire.Operation) -> None:
         self._operation = operation.id
@@ -174,12 +176,20 @@ class Following:
 
     def _ended(self, connection: Connection, entry: Entry) -> Ended | None:
         operation = self._operation_of(entry.data)
-        if operation.state == "cancelled" and self._was_broken:
-            self._ask_again()  # nobody listened for too long: that was us
+        # Nobody listened for too long, which was us; or the daemon stops, and the next one will do it.
+        if operation.state == "cancelled" and (self._was_broken or self._is_stopping()):
+            self._ask_again()
             return None
         if operation.error is not None:
             return Ended(connection, error=with_records(errors.from_json(entry.data["error"])))
         return Ended(connection, result=load(self._path, wire.RESULTS[operation.kind], entry.data.get("result")))
+
+    def _is_stopping(self) -> bool:
+        try:
+            with Connection(self._path, limit=self, patience=self._patience, is_patient=False) as connection:
+                return connection.ask("GET", f"{wire.PREFIX}/health/ready").get("status") != "ok"
+        except DaemonUnavailable:
+            return True
 
     def _ask_again(self) -> None:
         """Begin anew, since nobody knows the operation any more."""

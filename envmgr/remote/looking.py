@@ -6,8 +6,9 @@ the answer without `envmgr.wire.socket`, whose many records take longer to impor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from envmgr import codec
 from envmgr.errors import DaemonUnavailable, PermissionRefused
@@ -18,30 +19,32 @@ from envmgr.wire import address
 if TYPE_CHECKING:
     from envmgr.names import EnvName
 
+T = TypeVar("T")
+
 _PATIENCE = Patience(connect_s=0.5, answer_s=2.0)
 
 
 def list_all(root: str) -> tuple[EnvironmentInfo, ...] | None:
     """Return every environment that the daemon of the store knows, or ``None`` where no daemon answers in time."""
-    data = _ask(root, "/v1/environments")
-    return None if data is None else tuple(map(_info, data["environments"]))
+    return _ask(root, "/v1/environments", lambda data: tuple(map(_info, data["environments"])))
 
 
 def show(root: str, name: EnvName) -> EnvironmentInfo | None:
     """Return one environment, or ``None`` where no daemon answers in time; raises `EnvironmentNotFound`."""
-    data = _ask(root, f"/v1/environments/{name}")
-    return None if data is None else _info(data)
+    return _ask(root, f"/v1/environments/{name}", _info)
 
 
-def _ask(root: str, target: str) -> dict[str, Any] | None:
+def _ask(root: str, target: str, read: Callable[[dict[str, Any]], T]) -> T | None:
     path = address.socket_of(root)
     if path is None:
         return None
     try:
         with Connection(path, patience=_PATIENCE, is_patient=False) as connection:
-            return connection.ask("GET", target)
+            return read(connection.ask("GET", target))
     except (DaemonUnavailable, PermissionRefused):
         return None
+    except (ValueError, KeyError, TypeError):
+        return None  # of another version, which says something that this one cannot read
 
 
 def _info(document: dict[str, Any]) -> EnvironmentInfo:

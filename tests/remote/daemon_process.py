@@ -99,6 +99,19 @@ class Place:
     def go_on(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
+    def hurry(self) -> None:
+        """Ask the daemon to stop, twice, so that it cancels what it does, and wait for its end."""
+        os.kill(self.pid, signal.SIGTERM)
+        self.wait_for("stopping")
+        assert self.end(signal.SIGTERM) == 0
+
+    def wait_for(self, words: str) -> None:
+        """Wait until the daemon's log has said this."""
+        until = time.monotonic() + LIMIT_S
+        while words not in (self.directory / "daemon.log").read_text():
+            assert time.monotonic() < until, words
+            time.sleep(0.02)
+
     def end(self, number: signal.Signals = signal.SIGKILL) -> int | None:
         """End the daemon, if it runs, and return its exit status."""
         process, self._process = self._process, None

@@ -92,6 +92,7 @@ def test_a_broken_stream_is_resumed_behind_the_last_event(case: Case) -> None:
         request = peer.stream()
         assert (request.target, request.headers["last-event-id"]) == ("/v1/operations/op1/events", "2")
         peer.event(3, "lost", {"count": 7})
+        peer.event(4, "progress", {"kind": "begin", "phase": "a newer daemon's"})
         peer.event(10, "progress", Event("end", "solve").to_json())
         finish(peer, 11)
 
@@ -147,7 +148,11 @@ def test_an_operation_that_was_cancelled_since_we_were_not_heard_is_asked_for_ag
 
     with playing(case.path, first, second, accept_and_finish):
         assert case.end() == wire.LockResult(**RESULT)
-    with playing(case.path, final), pytest.raises(Cancelled, match="nobody waits for it"):
+
+    def is_well(peer: Peer) -> None:
+        assert peer.answer({"data": {"status": "ok"}}).target == "/v1/health/ready"
+
+    with playing(case.path, final, is_well), pytest.raises(Cancelled, match="nobody waits for it"):
         case.end()
 
 

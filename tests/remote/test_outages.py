@@ -12,6 +12,7 @@ from pathlib import Path
 
 import daemon_process
 import pytest
+from cli.command_line import Cli
 from daemon_process import Place
 from fakes.processes import Forked
 
@@ -87,6 +88,42 @@ def test_a_daemon_that_is_killed_and_restarted_answers_all(served: Place) -> Non
     assert len(built) == CLIENTS
     assert len(set(built)) == 1
     assert len(served.backend().begun()) == 2
+    assert leftovers(served) == []
+
+
+def test_a_daemon_that_is_stopped_and_restarted_answers_too(served: Place) -> None:
+    """A build that a stopping daemon had to cancel is the next one's to make; its caller hears of no cancelling."""
+    served.orders.hang()
+    remote = served.remote(Patience(reconnect_s=20.0))
+    built: list[bool] = []
+
+    def ask() -> None:
+        ensured = remote.ensure(WANTED)
+        built.append(ensured.was_built)
+        ensured.lease.close()
+
+    caller = threading.Thread(target=ask)
+    caller.start()
+    served.orders.wait_started()
+    served.orders.release_nobody()
+    served.hurry()
+    served.start()
+    caller.join(40)
+    assert built == [True]
+    assert leftovers(served) == []
+
+
+def test_an_interrupted_command_ends_its_build(served: Place) -> None:
+    """Ctrl-C ends the command with 130 at once, and a moment later the build, which nobody else wants."""
+    served.orders.hang()
+    cli = Cli(served.directory)
+    process = cli.start("create", cli.spec("numpy"))
+    served.orders.wait_started()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, "ended by SIGINT" in err) == (130, True)
+    served.orders.release_nobody()
+    served.wait_until_idle()
     assert leftovers(served) == []
 
 
@@ -181,6 +218,25 @@ def test_a_services_store_without_its_daemon(tmp_path: Path) -> None:
         envmgr.ensure(DOCUMENT, root=root)
     assert sorted(root.rglob("*")) == before
     assert ready.acquire(str(root), str(WANTED.name)) is None
+
+
+def test_somebody_elses_own_store(tmp_path: Path) -> None:
+    """Who may not even connect to another user's own daemon is told whose the store is."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to become another user")
+    with daemon_process.place(tmp_path) as place:
+        for directory in (tmp_path, *tmp_path.parents):
+            if not directory.stat().st_mode & 0o001:
+                directory.chmod(directory.stat().st_mode | 0o011)
+
+        def work() -> None:
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            place.front()
+
+        with pytest.raises(envmgr.PermissionRefused, match="belongs to uid 0"):
+            Forked(work).result()
 
 
 def test_another_user_has_what_he_needs_through_the_daemon(tmp_path: Path) -> None:
