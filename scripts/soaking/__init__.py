@@ -1,5 +1,6 @@
 """A real daemon with real builders under random requests and faults: ``scripts/soak``.
 
+- `contract`: requests made up from the daemon's OpenAPI document, before anything befalls it.
 - `place`: the directory of one run: a channel, a store, its daemon, and everything that was started there.
 - `clients`: what callers do: ensure, hang up, use, remove, cancel, collect, ask nonsense.
 - `faults`: what befalls: SIGKILL of the daemon and of builders, SIGTERM, SIGHUP.

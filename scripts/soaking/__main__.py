@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from soaking import checking, faults
+from soaking import checking, contract, faults
 from soaking.clients import Client
 from soaking.place import Place, Violation
 
 _CLIENTS = (2, 6)
 _ACTS = (2, 5)
+_EXAMPLES_A_MINUTE = 20
+"""Made-up requests of each operation and kind; so many take about half a minute."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,15 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     directory = Path(tempfile.mkdtemp(prefix="envmgr-soak-"))
     place = Place(directory)
     try:
-        rounds, did = soak(place, seed, options.minutes * 60)
+        if options.only != "faults":
+            place.ensure_daemon()
+            asked = contract.explore(place, seed, max(1, round(options.minutes * _EXAMPLES_A_MINUTE)))
+            checking.check_round(place)
+            print(f"soak: {asked} made-up requests were answered as the document says", flush=True)
+        if options.only != "contract":
+            rounds, did = soak(place, seed, options.minutes * 60)
+            words = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
+            print(f"soak: everything held in {rounds} rounds: {words}", flush=True)
     except Violation as violation:
         print(f"soak: VIOLATED: {violation}\nsoak: repeat with --seed {seed}; see {directory}", flush=True)
         return 1
     finally:
         place.close()
     shutil.rmtree(directory, ignore_errors=True)
-    words = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
-    print(f"soak: everything held in {rounds} rounds: {words}")
     return 0
 
 
@@ -99,7 +107,8 @@ def _act(client: Client, acts: int) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="soak", description="A daemon under random requests and faults.")
-    parser.add_argument("--minutes", type=float, default=10.0, help="how long (10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="how long the faults go on (10)")
+    parser.add_argument("--only", choices=["contract", "faults"], help="only made-up requests, or only faults")
     parser.add_argument("--seed", type=int, help="repeat the choices of a run")
     return parser
 

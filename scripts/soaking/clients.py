@@ -64,8 +64,9 @@ class Client:
 
     def _ensure(self) -> None:
         """Have an environment made, and follow it to its end, or hang up before."""
-        text = self._chance.choice(self._place.texts)
-        asked = {"spec": {"text": text, "includes": {}}, "cancel_when_unwanted": self._chance.random() < 0.5}
+        number = self._chance.randrange(len(self._place.texts))
+        is_satisfiable = "soak-nowhere" not in self._place.texts[number]
+        asked = {**self._place.asking(number), "cancel_when_unwanted": self._chance.random() < 0.5}
         if self._chance.random() < 0.3:
             asked |= {"retry": True}
         hears = self._chance.choice([None, 0, 1, 3, 10])
@@ -74,10 +75,10 @@ class Client:
             if reply.status == 200:
                 self._use_ready(reply.document["ready"])
             elif reply.status == 202:
-                for number, (event, data) in enumerate(connection.events(reply.document["operation"]["id"])):
+                for heard, (event, data) in enumerate(connection.events(reply.document["operation"]["id"])):
                     if event == "end":
-                        self._judge(data, is_satisfiable="soak-nowhere" not in text)
-                    if number == hears:
+                        self._judge(data, is_satisfiable=is_satisfiable)
+                    if heard == hears:
                         return
 
     def _judge(self, operation: Mapping[str, Any], *, is_satisfiable: bool = True) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
 import json
 import os
+import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -61,7 +64,13 @@ class Place:
         channel = directory / "channel"
         environ = {**self.environ(), "PYTHONPATH": str(Path(making.__file__).parent.parent)}
         subprocess.run([sys.executable, "-m", "soaking.making", channel], env=environ, check=True)
+        self.token = secrets.token_hex()
+        tokens = directory / "tokens"
+        tokens.write_text(f"soak admin {hashlib.sha256(self.token.encode()).hexdigest()}\n")
+        tokens.chmod(0o600)
         values = {
+            "listen": "127.0.0.1:0",
+            "tokens_file": str(tokens),
             "default_channels": [channel.as_uri()],
             "use_condarc": False,
             "use_pip_conf": False,
@@ -80,6 +89,10 @@ class Place:
         kept = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
         return {**kept, "HOME": str(self.home), "XDG_RUNTIME_DIR": str(self._runtime)}
 
+    def asking(self, number: int) -> dict[str, object]:
+        """Return the request for the environment of one of `texts`."""
+        return {"spec": {"text": self.texts[number], "includes": {}}}
+
     def manager(self) -> Manager:
         """Return a manager that only looks."""
         return manager(str(self.root), writable=False)
@@ -90,6 +103,11 @@ class Place:
     def pid(self) -> int | None:
         process = self._process
         return None if process is None or process.poll() is not None else process.pid
+
+    @property
+    def address(self) -> str:
+        """Where the daemon listens over TCP, as it said last."""
+        return str(re.findall(r"http://([\d.:]+)", self.log.read_text())[-1])
 
     def ensure_daemon(self) -> None:
         """Start the daemon unless it runs; return when it answers."""
