@@ -63,7 +63,7 @@ class Metrics:
         Gauge("envmgr_info", "The version.", ["version"], registry=registry).labels(__version__).set(1)
         self._changes = counter("changes", "Changes that were asked for.", "what", "outcome")
         self._failures = counter("failures", "Changes that did not succeed, by the error's code.", "what", "code")
-        self._builds = counter("builds", "Builds that came to an end, by the error's code.", "outcome", "code")
+        self._builds = counter("builds", "Builds, and what failed to become one, by the code.", "outcome", "code")
         self._build_s = durations("build_duration", "How long successful builds took, waiting included.")
         self._phase_s = durations("phase_duration", "How long the phases of successful builds took.", "phase")
         self._hits = counter(
