@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from envmgr.store.layout import Layout
 
 BACKLOG = 4096
+_OWN = "envmgr-"
+"""What the names of directories begin with that the daemon makes for its socket alone."""
 _LONGEST_PATH_BYTES = 107 - len(".tmp")
 
 
@@ -105,6 +107,8 @@ def _local(layout: Layout, settings: Settings) -> Iterator[Listener]:
                 now = os.lstat(path)
                 if (now.st_dev, now.st_ino) == (status.st_dev, status.st_ino):
                     path.unlink()
+                    if path.parent.name.startswith(_OWN) and not os.environ.get(address.VARIABLE):
+                        path.parent.rmdir()
 
 
 def _place(layout: Layout, *, is_service: bool) -> Path:
@@ -122,9 +126,9 @@ def _place(layout: Layout, *, is_service: bool) -> Path:
     shared = Path(tempfile.gettempdir())
     bits = 0o755 if is_service else 0o700
     try:
-        return _directory(shared / f"envmgr-{os.geteuid()}-{name[:8]}", bits) / name
+        return _directory(shared / f"{_OWN}{os.geteuid()}-{name[:8]}", bits) / name
     except PermissionRefused:  # somebody else has made a directory of that name
-        directory = Path(tempfile.mkdtemp(prefix="envmgr-", dir=shared))
+        directory = Path(tempfile.mkdtemp(prefix=_OWN, dir=shared))
         directory.chmod(bits)
         return directory / name
 

@@ -56,6 +56,7 @@ DRAIN_S = 30.0
 HANDOVER_S = 2.0
 HOUSEKEEPING_S = 5.0
 _ANSWER_S = 5.0
+_HURRY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -202,22 +203,23 @@ class Daemon:
         await asyncio.get_running_loop().run_in_executor(None, self._service.drain, DRAIN_S)
 
     async def _finish(self) -> None:
-        """Let answers that were begun be ended, and leases be taken over; then end every connection."""
-        loop = asyncio.get_running_loop()
-        end = loop.time() + (0.0 if self._hurry else _ANSWER_S)
+        """Let answers that were begun be ended and read, and leases be taken over; then end every connection."""
+        patience_s = _HURRY_S if self._hurry else _ANSWER_S
         for connection in self._connections():
             connection.finish()
         if self._state.tasks:
-            await asyncio.wait(set(self._state.tasks), timeout=max(0.0, end - loop.time()))
-        holding = [connection.connection for connection in self._connections() if connection.connection.is_holding]
-        if holding and not self._hurry:
-            await _all_lost(holding, HANDOVER_S)
+            await asyncio.wait(set(self._state.tasks), timeout=patience_s)
+        for connection in self._connections():
+            if self._hurry:
+                connection.connection.release()
+            connection.finish()
+        left = [connection.connection for connection in self._connections()]
+        await _all_lost(left, _HURRY_S if self._hurry else HANDOVER_S)
         for connection in self._connections():
             connection.transport.abort()
         for task in tuple(self._state.tasks):
             task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        await asyncio.gather(*self._state.tasks, return_exceptions=True)
 
     def _connections(self) -> list[PeerProtocol]:
         return [connection for connection in self._state.connections if isinstance(connection, PeerProtocol)]
