@@ -50,6 +50,8 @@ echo spread
 # A subreaper whose child starts a relay: each process of it begins a session, starts the next one, and ends.
 _RELAY = """\
 import ctypes, os, sys
+
+pytestmark = pytest.mark.slow  # each test is a build and its end; test_builds.py has those that scripts/check runs
 ctypes.CDLL(None).prctl(36, 1)
 if os.fork():
     print(flush=True)

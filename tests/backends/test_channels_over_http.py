@@ -15,6 +15,8 @@ from demo.packages import fabricate, index
 from envmgr.errors import ChannelError, NetworkError, Offline, Unsatisfiable
 from envmgr.wire.pipe import Channel
 
+pytestmark = pytest.mark.slow  # each test is a few builds; test_builds.py has those that scripts/check runs
+
 USER = ("reader", "hush-hush")
 HOST = "127.0.0.1"
 

@@ -20,6 +20,8 @@ from demo.packages import fabricate, index
 
 from envmgr.errors import Corrupt, PolicyRefused
 
+pytestmark = pytest.mark.slow  # each test is a few builds; test_builds.py has those that scripts/check runs
+
 
 @pytest.fixture
 def own(tmp_path: Path) -> Path:

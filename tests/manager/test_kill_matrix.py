@@ -288,7 +288,9 @@ def _check_survivors(world: World) -> None:
     _check_whole(world, manager)
 
 
-@pytest.mark.parametrize("label", SCENARIOS)
+@pytest.mark.parametrize(
+    "label", ["create", *(pytest.param(label, marks=pytest.mark.slow) for label in SCENARIOS if label != "create")]
+)
 def test_killed_at_every_point(label: str, tmp_path: Path) -> None:
     """Wherever SIGKILL hits, each name is absent or whole, the next create succeeds, and gc leaves nothing over."""
     scenario = SCENARIOS[label]
@@ -318,6 +320,7 @@ def test_every_step_is_reached(tmp_path: Path) -> None:
     assert set(Step) - reached == IN_THE_BUILDER
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", RANDOM_SCENARIOS)
 def test_killed_at_random_moments(label: str, tmp_path: Path) -> None:
     """The same promise holds between the named points: at lines of code drawn with a fixed seed."""
