@@ -135,3 +135,7 @@ def place(directory: Path, *, is_served: bool = True, settings: str = SETTINGS) 
         yield made
     finally:
         made.end()
+        left = address.socket_of(str(made.root))
+        if left is not None:  # the daemon was killed
+            Path(left).unlink(missing_ok=True)
+            Path(left).parent.rmdir()
