@@ -41,7 +41,8 @@ def standard_library() -> Path:
 def provide(directory: Path) -> Path:
     """Return the interpreter for the installation in `directory`, copied to ``python`` there if need be."""
     program = executable()
-    if is_startable_by_others(program) and is_startable_by_others(standard_library()):
+    is_of_installation = program.is_relative_to(directory.parent)  # which an upgrade removes some day
+    if not is_of_installation and all(map(is_startable_by_others, (program, standard_library()))):
         return program
     base = Path(os.path.realpath(sys.base_prefix))
     if (base / "conda-meta").is_dir() or standard_library() != base / "lib" / VERSION:
@@ -80,13 +81,19 @@ def copy_file(source: Path, target: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path, unneeded: tuple[str, ...] = ()) -> None:
-    """Copy a directory of Python files, without byte-code of other versions."""
+    """Copy a directory of Python files, without byte-code of other versions and of files that are gone."""
     ignored = shutil.ignore_patterns(*unneeded)
-    tag = str(sys.implementation.cache_tag)
     for where, directories, files in os.walk(source):
         # What is unneeded stands at the top; deeper, the same word may be a package's own.
         if where == str(source):
             directories[:] = sorted(set(directories) - ignored(where, directories))
         for name in files:
-            if not name.endswith(".pyc") or f".{tag}." in name:
-                copy_file(Path(where, name), target / Path(where, name).relative_to(source))
+            path = Path(where, name)
+            if path.suffix != ".pyc" or _is_compiled(path):
+                copy_file(path, target / path.relative_to(source))
+
+
+def _is_compiled(path: Path) -> bool:
+    """Tell whether this is the byte-code that this interpreter made of a file that is there."""
+    stem, _, tag = path.stem.partition(".")
+    return tag == sys.implementation.cache_tag and path.parent.with_name(f"{stem}.py").is_file()

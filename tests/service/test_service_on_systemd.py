@@ -80,6 +80,14 @@ def test_status(host: ServiceHost) -> None:
     assert record["version"].startswith(record["this_version"])
 
 
+def test_only_root_installs(host: ServiceHost) -> None:
+    """Another user is refused and reads the command that works."""
+    for word in ("install", "uninstall"):
+        error = host.envmgr("alice", "service", word).error
+        assert error["code"] == "permission"
+        assert error["hint"].startswith(f"sudo /usr/local/bin/envmgr service {word}")
+
+
 def test_what_it_may_do(host: ServiceHost) -> None:
     """It can look at other users' processes and write its store, and nothing else; no program can give it more."""
     status = host.status_of(host.main_pid)
@@ -154,7 +162,7 @@ def test_root_goes_through_the_daemon(host: ServiceHost) -> None:
 
 def test_outsiders(host: ServiceHost) -> None:
     """Who is not in the group has no way in, and reads why."""
-    error = host.envmgr("mallory", "create", host.spec("app")).error
+    error = host.envmgr("mallory", "create", host.spec("slow-5")).error
     assert error["code"] in ("permission", "daemon")
     assert "envmgr.sock" in error["message"]
 
@@ -163,7 +171,8 @@ def test_first_client_starts_it(host: ServiceHost) -> None:
     """While only the socket is there, the first request starts the daemon and is answered."""
     host.box.ok("systemctl", "stop", SERVICE)
     assert host.box.property(SERVICE, "ActiveState") == "inactive"
-    host.ready("alice", "create", host.spec("app"))
+    host.gate("open")
+    assert host.ready("alice", "create", host.spec("slow-5"))["built"]
     assert host.box.property(SERVICE, "ActiveState") == "active"
 
 
