@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from fakes.backend import FakeBackend, Orders
 from fakes.processes import LIMIT_S, Died, Forked
 
 import envmgr.daemon.server  # noqa: F401 - so that no forked daemon imports it
+from envmgr import fsio
 from envmgr.cli import main
 
 PROGRAM = Path(__file__).parent.parent / "cli" / "program.py"
@@ -146,6 +147,8 @@ class Daemon:
             "XDG_RUNTIME_DIR": str(directory),
             **(environ or {}),
         }
+        self.observer: Callable[[fsio.Step, fsio.Point], None] | None = None
+        """Told of every point of every durable step, in a daemon that is a fork."""
         self._process: subprocess.Popen[bytes] | Forked[NoReturn] | None = None
 
     def program(self, **options: Any) -> subprocess.Popen[bytes]:
@@ -165,6 +168,7 @@ class Daemon:
             sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - for the life of the process
             os.environ.clear()
             os.environ.update(self.environ)
+            fsio.observer = self.observer
             os._exit(main(["daemon"], backend=FakeBackend(self.orders.directory)))
 
         return Forked(work)
