@@ -56,7 +56,7 @@ class Routes:
     async def name(self, request: Request) -> Response:
         """Tell which name a spec has."""
         asked = await NAME.read(request)
-        return responses.data(await self._call(request, self._service.name, asked))
+        return await self._shown(request, self._service.name, asked)
 
     async def ensure(self, request: Request) -> Response:
         """Have an environment ready: at once (200), or by an operation (202)."""
@@ -72,29 +72,29 @@ class Routes:
 
     async def environments(self, request: Request) -> Response:
         """List all environments."""
-        return responses.data(await self._call(request, self._service.environments))
+        return await self._shown(request, self._service.environments)
 
     async def environment(self, request: Request, environment: str) -> Response:
         """Show one environment."""
-        return responses.data(await self._call(request, self._service.environment, environment))
+        return await self._shown(request, self._service.environment, environment)
 
     async def remove(
         self, request: Request, environment: str, mode: wire.RemoveMode = "refuse", forget: bool = False
     ) -> Response:
         """Remove an environment."""
-        return responses.data(await self._change(request, self._service.remove, environment, mode, forget=forget))
+        return await self._changed(request, self._service.remove, environment, mode, forget=forget)
 
     async def log(self, request: Request, environment: str) -> Response:
         """Return the log of the build, or of the last failure."""
-        return responses.data(await self._call(request, self._service.log, environment))
+        return await self._shown(request, self._service.log, environment)
 
     async def lockfile(self, request: Request, environment: str) -> Response:
         """Return the lockfile in force."""
-        return responses.data(await self._call(request, self._service.lockfile, environment))
+        return await self._shown(request, self._service.lockfile, environment)
 
     async def spec(self, request: Request, environment: str) -> Response:
         """Return the spec."""
-        return responses.data(await self._call(request, self._service.spec, environment))
+        return await self._shown(request, self._service.spec, environment)
 
     async def relock(self, request: Request, environment: str) -> Response:
         """Solve again, build and republish."""
@@ -107,11 +107,11 @@ class Routes:
 
     async def pin(self, request: Request, environment: str) -> Response:
         """Keep an environment from being collected."""
-        return responses.data(await self._change(request, self._service.set_pinned, environment, is_pinned=True))
+        return await self._changed(request, self._service.set_pinned, environment, is_pinned=True)
 
     async def unpin(self, request: Request, environment: str) -> Response:
         """Let an environment be collected again."""
-        return responses.data(await self._change(request, self._service.set_pinned, environment, is_pinned=False))
+        return await self._changed(request, self._service.set_pinned, environment, is_pinned=False)
 
     async def lock(self, request: Request) -> Response:
         """Find the lockfile of a spec; build nothing."""
@@ -127,22 +127,22 @@ class Routes:
 
     async def aliases(self, request: Request) -> Response:
         """List all aliases."""
-        return responses.data(await self._call(request, self._service.aliases))
+        return await self._shown(request, self._service.aliases)
 
     async def set_alias(self, request: Request, alias: str) -> Response:
         """Let an alias stand for an environment."""
         asked = await ALIAS.read(request)
-        return responses.data(await self._change(request, self._service.set_alias, alias, asked))
+        return await self._changed(request, self._service.set_alias, alias, asked)
 
     async def remove_alias(self, request: Request, alias: str) -> Response:
         """Drop an alias; the environment stays."""
-        return responses.data(await self._change(request, self._service.remove_alias, alias))
+        return await self._changed(request, self._service.remove_alias, alias)
 
     # ------------------------------------------------------------------------------------------------------ operations
 
     async def operations(self, request: Request) -> Response:
         """List the operations, the newest last."""
-        return responses.data(await self._call(request, self._service.operations))
+        return await self._shown(request, self._service.operations)
 
     async def operation(self, request: Request, operation: str) -> Response:
         """Show one operation."""
@@ -162,7 +162,7 @@ class Routes:
 
     async def status(self, request: Request) -> Response:
         """Tell of the daemon and its store at a glance."""
-        return responses.data(await self._call(request, self._service.status))
+        return await self._shown(request, self._service.status)
 
     async def live(self) -> Response:
         """Tell that the daemon lives."""
@@ -187,6 +187,22 @@ class Routes:
         """Ask the service in a thread, in the caller's name."""
         caller = _caller(request)
         return await self._workers.run(caller.user, call, caller, *args, **kwargs)
+
+    async def _shown(self, request: Request, call: Callable[..., object], *args: object, **kwargs: object) -> Response:
+        """Ask the service, and make the answer of what it says in the same thread: a log may be long."""
+
+        def ask(caller: Caller) -> Response:
+            return responses.data(call(caller, *args, **kwargs))
+
+        return await self._call(request, ask)
+
+    async def _changed(
+        self, request: Request, call: Callable[..., object], *args: object, **kwargs: object
+    ) -> Response:
+        """Do the same for what is not begun any more while the daemon drains."""
+        if self.is_draining:
+            raise _draining()
+        return await self._shown(request, call, *args, **kwargs)
 
     async def _change(self, request: Request, call: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Do the same for what is not begun any more while the daemon drains."""
