@@ -60,6 +60,16 @@ def install(
     service's user could not start the interpreter.
     """
     check_root("installing")
+    before = os.umask(0o022)  # everybody reads what is installed, whatever root's own habit
+    try:
+        return _install(host, prefix, admin_group, use_group, start=start)
+    finally:
+        os.umask(before)
+
+
+def _install(
+    host: Host, prefix: Path | None, admin_group: str | None, use_group: str | None, *, start: bool
+) -> Installed:
     installed = places.installed_prefix()
     if None not in (prefix, installed) and prefix != installed:
         raise UsageError(

@@ -28,7 +28,7 @@ from envmgr.version import __version__
 _SCRIPT = "#!{python} -I\nimport sys\nfrom envmgr.cli import main\nsys.exit(main())\n"
 _TRIAL = (
     "import ssl, sqlite3, ctypes, zlib, conda_lock, fastapi, filelock, httptools, psutil, rattler, typer, uv, uvicorn, "
-    "yaml; uv.find_uv_bin(); import envmgr.cli.app, sys; sys.exit(sys.version != sys.argv[1] and 'is ' + sys.version)"
+    "yaml; uv.find_uv_bin(); import envmgr.cli.app, envmgr.daemon.server, sys; sys.exit(sys.version != sys.argv[1] and 'is ' + sys.version)"
 )
 
 

@@ -17,11 +17,14 @@ def daemon(context: typer.Context) -> int:
     For the store's owner, in the foreground; `envmgr service install` makes a system service of it. SIGHUP rereads the
     settings. Where it listens is said on standard error.
     """
+    import faulthandler
+
     from envmgr import wiring
     from envmgr.daemon import capabilities
     from envmgr.daemon.server import Daemon
 
     capabilities.keep_to_this_process()
+    faulthandler.enable()  # a watchdog's SIGABRT leaves every thread's stack in the journal
     call = Call(context)
     given: Globals = context.obj
     manager = wiring.manager(call.root, writable=True, backend=given.backend)
