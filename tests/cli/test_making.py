@@ -342,6 +342,7 @@ class TestReplacing:
         assert repaired["build_id"] != record["build_id"]
         assert cli("verify", path, "--json").record == {"name": record["name"], "is_whole": True, "damages": []}
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("command", ["relock", "repair", "pin", "unpin", "verify", "logs", "show", "remove"])
     @pytest.mark.parametrize("word", ["env-0123456789abcdef", "nothing", "environment.yml"])
     def test_what_is_not_there(self, cli: Cli, command: str, word: str) -> None:

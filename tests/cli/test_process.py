@@ -22,6 +22,8 @@ from envmgr.cli.progress import amount_of
 from envmgr.errors import UsageError
 from envmgr.events import Event
 
+pytestmark = pytest.mark.slow  # each test is a few programs from their start to their end
+
 
 def _leaves(tree: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     children = getattr(tree, "commands", None)

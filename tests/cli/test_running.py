@@ -70,6 +70,7 @@ class TestRun:
         assert out == "over\n"
         assert cli("remove", name).code == 0
 
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         ("command", "code"), [("no-such-program", 127), ("/no/such/program", 127), ("", 127), ("/etc/passwd", 126)]
     )
@@ -110,6 +111,7 @@ class TestRun:
         answer = cli.run("run", name, "--", "cat", "/proc/self/status")
         assert {int(line.split()[1], 16) & standard for line in answer.out.splitlines() if line[:6] in kinds} == {0}
 
+    @pytest.mark.slow
     def test_damaged_variables(self, cli: Cli) -> None:
         """A build whose file of changes is cut off or gone is corrupt, and the hint names the repair."""
         record = cli("create", cli.spec(), "--json").record

@@ -29,6 +29,8 @@ from envmgr.events import Event
 from envmgr.spec.pip_options import OPTIONS
 from envmgr.wire.pipe import Network, PipSettings
 
+pytestmark = pytest.mark.slow  # each test is uv with a server of packages
+
 QUICK = Network(max_retries=0, timeout_s=10)
 
 
