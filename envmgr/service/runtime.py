@@ -26,10 +26,13 @@ from envmgr.service import interpreter
 from envmgr.version import __version__
 
 _SCRIPT = "#!{python} -I\nimport sys\nfrom envmgr.cli import main\nsys.exit(main())\n"
-_TRIAL = (
-    "import ssl, sqlite3, ctypes, zlib, conda_lock, fastapi, filelock, httptools, psutil, rattler, typer, uv, uvicorn, "
-    "yaml; uv.find_uv_bin(); import envmgr.cli.app, envmgr.daemon.server, sys; sys.exit(sys.version != sys.argv[1] and 'is ' + sys.version)"
-)
+_TRIAL = """\
+import ssl, sqlite3, ctypes, zlib, sys
+import conda_lock, rattler, uv
+import envmgr.cli.app, envmgr.daemon.server
+uv.find_uv_bin()
+sys.exit(sys.version != sys.argv[1] and "it is " + sys.version)
+"""
 
 
 def make(prefix: Path, user: pwd.struct_passwd) -> Path:
