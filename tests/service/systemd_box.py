@@ -75,7 +75,10 @@ def missing() -> str | None:
     if os.geteuid() != 0:
         return "root, to boot a container"
     lacking = [tool for tool in TOOLS if shutil.which(tool) is None]
-    return f"{', '.join(lacking)} (Debian packages systemd-container, util-linux)" if lacking else None
+    if lacking:
+        return f"{', '.join(lacking)} (Debian packages systemd-container, util-linux)"
+    unshared = subprocess.run(["unshare", "--mount", "--pid", "--fork", "true"], capture_output=True, check=False)
+    return "the right to mount (CAP_SYS_ADMIN)" if unshared.returncode else None
 
 
 class Box:

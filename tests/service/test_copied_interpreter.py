@@ -1,0 +1,32 @@
+"""What is changed in an interpreter that is copied for the service, byte by byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from envmgr.service import interpreter
+
+
+def test_search_path_of_libraries() -> None:
+    """A search path that names the old directory names the one beside the program; no byte moves."""
+    libraries = Path("/root/.pyenv/versions/3.11.7/lib")
+    program = b"\x7fELF\0/root/.pyenv/versions/3.11.7/lib\0/x:%s:/y\0%s/python3.11\0" % ((bytes(libraries),) * 2)
+    changed = interpreter._relocated(program, libraries)
+    beside = b"$ORIGIN/../lib".ljust(len(bytes(libraries)), b"/")
+    assert changed == b"\x7fELF\0%s\0/x:%s:/y\0%s/python3.11\0" % (beside, beside, bytes(libraries))
+    assert len(changed) == len(program)
+
+
+def test_short_directories_stay() -> None:
+    """Where the new path has no room, nothing is changed; the trial of the installation tells whether that is well."""
+    assert interpreter._relocated(b"\0/opt/p/lib\0", Path("/opt/p/lib")) == b"\0/opt/p/lib\0"
+
+
+def test_who_can_start_it(tmp_path: Path) -> None:
+    """A program that the unit hides, or that lies where others may not go, is not for the service."""
+    assert interpreter.is_startable_by_others(Path("/bin/sh").resolve())
+    assert not interpreter.is_startable_by_others(Path("/root/bin/python"))
+    program = tmp_path / "python"
+    program.touch(0o755)
+    tmp_path.chmod(0o700)
+    assert not interpreter.is_startable_by_others(program)
