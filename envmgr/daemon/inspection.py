@@ -24,14 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Managers:
-    """One store under the settings, and without the limits that do not bind admins."""
+    """One store under the settings, and without the limits that do not bind admins of a service."""
 
     use: Manager
     admin: Manager
 
 
 def managers(manager: Manager) -> Managers:
-    """Return the managers of one store for the two roles."""
+    """Return the managers of one store for the two roles; the owner of a personal store keeps to his own settings."""
+    if manager.context.settings.mode == "personal":
+        return Managers(manager, manager)
     unlimited = replace(
         manager.context.settings, allowed_channels=(), allowed_indexes=(), allow_git_urls=True, allow_sdists=None
     )
@@ -71,6 +73,10 @@ class Inspection:
         for build in sweep.all_builds(self._layout):
             builds.setdefault(_stem(build), []).append(build)
         # A build's id begins with the first digits of its name.
+        # A lease that is being handed over is the asker's, not the daemon's.
+        infos = tuple(
+            replace(info, used_by=tuple(it for it in info.used_by if it.pid != os.getpid())) for info in infos
+        )
         return tuple(
             answers.environment(info, tuple(builds.get(_stem(names.build_id(info.name[len("env-") :], 0)), ())))
             for info in infos

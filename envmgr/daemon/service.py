@@ -5,8 +5,8 @@ told to the observer once: as it ends, or as it is refused.
 
 **Roles.** ``use`` may name, list, look, and have what the settings allow made or locked, up to
 ``max_environments_per_user``, and may set an alias that is free. ``admin`` may do everything, with any spec: the
-settings ``allowed_channels``, ``allowed_indexes``, ``allow_git_urls`` and ``allow_sdists`` do not bind him. An
-operation is ended by an admin, or by the only one who asked for it.
+settings ``allowed_channels``, ``allowed_indexes``, ``allow_git_urls`` and ``allow_sdists`` of a service do not bind
+him. An operation is ended by an admin, or by the only one who asked for it.
 
 **What is ready costs no place in the queue** and no build slot. What is not is one operation per name, however many
 ask; where the rules of ``use`` could make a build of the same spec fail that an admin may have, there are two, of which
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
 _LOOK_BYTES = 1 << 18
 """A longer text is not hashed on the event loop."""
+_REQUEST_ID_CHARS = 64
 _REMOVAL_WAITS_S = 50.0
 """Less than a request may take."""
 
@@ -109,6 +110,8 @@ class Service(Inspection):
         with self._teller.told("ensure", caller, request.name, is_told_later=True) as telling:
             if (request.name is None) == (request.spec is None):
                 raise UsageError("a request has either a spec or a name")
+            if request.request_id is not None and len(request.request_id) > _REQUEST_ID_CHARS:
+                raise UsageError(f"request_id has more than {_REQUEST_ID_CHARS} characters")
             alias = None if request.alias is None else names.alias(request.alias)
             lock_text = None
             if request.lockfile is not None:
@@ -169,6 +172,7 @@ class Service(Inspection):
             return self._operations.submit(
                 "ensure", ("ensure", spec.name, given, rules), spec.name, caller, doing,
                 cancel_when_unwanted=request.cancel_when_unwanted, then=None if alias is None else then,
+                request_id=request.request_id,
             )  # fmt: skip
 
     def _remember(self, request: wire.EnsureRequest, spec: Spec) -> None:

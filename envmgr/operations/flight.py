@@ -87,13 +87,14 @@ class Flight:
 
     def __init__(
         self, kind: wire.Kind, key: Hashable, name: EnvName | None, caller: Caller, work: Work,
-        *, desk: Desk, clock: Clock, lock: RLock,
+        *, request_id: str | None = None, desk: Desk, clock: Clock, lock: RLock,
     ) -> None:  # fmt: skip
         self.id = secrets.token_hex(8)
         self.kind: wire.Kind = kind
         self.key = key
         self.name = name
         self.by = caller
+        self.request_id = request_id
         self.work = work
         self.phases_s: dict[Phase, float] = {}
         """How long each phase took so far, in seconds."""
@@ -132,6 +133,7 @@ class Flight:
                 name=self.name,
                 state=self.state,
                 by=self.by.user,
+                request_id=self.request_id,
                 created_at=self._created_at,
                 started_at=self._started_at,
                 finished_at=self._finished_at,

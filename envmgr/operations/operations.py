@@ -78,9 +78,9 @@ class Operations:
 
     def submit(
         self, kind: wire.Kind, key: Hashable, name: EnvName | None, caller: Caller, work: Work,
-        *, cancel_when_unwanted: bool, then: Then | None = None,
+        *, cancel_when_unwanted: bool, then: Then | None = None, request_id: str | None = None,
     ) -> Flight:  # fmt: skip
-        """Have `work` done, or join the flight of the same key that is not done yet.
+        """Have `work` done, or join the flight of the same key that is not done yet; a new one gets the `request_id`.
 
         `then` is done once it succeeded, in the same thread and before anybody hears of it, for a caller who joined,
         too. What it raises fails the flight when nobody else asked for it, and else becomes a warning for all.
@@ -93,7 +93,10 @@ class Operations:
             is_new = flight is None
             if flight is None:
                 self._check_room(caller)
-                flight = Flight(kind, key, name, caller, work, desk=self, clock=self._clock, lock=self._lock)
+                flight = Flight(
+                    kind, key, name, caller, work,
+                    request_id=request_id, desk=self, clock=self._clock, lock=self._lock,
+                )  # fmt: skip
                 self._flights[flight.id] = self._by_key[key] = flight
             flight.ask(caller, cancel_when_unwanted=cancel_when_unwanted, then=then)
             if flight.state == "queued":

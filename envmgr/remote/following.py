@@ -40,10 +40,12 @@ _RESTARTS = 3
 class Ended:
     """What a request came to, and the connection over which the daemon holds the lease of it until it is closed.
 
-    One of the last three is there: what was ready already, an operation's result, or its error.
+    One of the last three is there: what was ready already, an operation's result, or its error. `request_id` is that of
+    the request for which the operation was begun.
     """
 
     connection: Connection
+    request_id: str | None = None
     ready: wire.Ready | None = None
     result: wire.Result | None = None
     error: errors.EnvmgrError | None = None
@@ -182,7 +184,8 @@ class Following:
             return None
         if operation.error is not None:
             return Ended(connection, error=with_records(errors.from_json(entry.data["error"])))
-        return Ended(connection, result=load(self._path, wire.RESULTS[operation.kind], entry.data.get("result")))
+        result = load(self._path, wire.RESULTS[operation.kind], entry.data.get("result"))
+        return Ended(connection, operation.request_id, result=result)
 
     def _is_stopping(self) -> bool:
         try:

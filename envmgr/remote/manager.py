@@ -10,6 +10,7 @@ on there; `remove` waits for a lock without saying for whom.
 from __future__ import annotations
 
 import dataclasses
+import secrets
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ class RemoteManager:
         started = time.monotonic()
         request = wire.EnsureRequest(
             spec=_document(spec), alias=alias, move_alias=move_alias, lockfile=lock_text, retry=retry,
-            cancel_when_unwanted=True,
+            cancel_when_unwanted=True, request_id=secrets.token_hex(8),
         )  # fmt: skip
         was_built = False
         for _ in range(_TRIES):
@@ -81,7 +82,9 @@ class RemoteManager:
             # Over this connection the daemon holds the build until we have our own lease.
             with ended.connection:
                 lease = ready.acquire(str(self._layout.root), spec.name)
-            was_built |= isinstance(ended.result, wire.EnsureResult) and ended.result.was_built
+            # Whoever joined another's operation built nothing.
+            is_ours = ended.request_id == request.request_id
+            was_built |= is_ours and isinstance(ended.result, wire.EnsureResult) and ended.result.was_built
             if lease is not None:
                 return Ensured(lease, was_built=was_built, duration_s=time.monotonic() - started)
             request = dataclasses.replace(request, retry=False)

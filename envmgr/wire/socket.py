@@ -77,7 +77,8 @@ class EnsureRequest:
     """Have this environment ready: exactly one of `spec` and `name` (a name or an alias of one that was made before).
 
     `lockfile` is the text of a conda-lock.yml to build exactly. `cancel_when_unwanted`: when nobody is connected any
-    more who waits for the operation, and all who asked for it said so, it is cancelled.
+    more who waits for the operation, and all who asked for it said so, it is cancelled. `request_id`: up to 64
+    characters of the client's choice; the operation that was begun for this request, and not joined, has it, too.
     """
 
     spec: SpecDocument | None = None
@@ -87,6 +88,7 @@ class EnsureRequest:
     lockfile: str | None = None
     retry: bool = False
     cancel_when_unwanted: bool = False
+    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -309,8 +311,9 @@ RESULTS: Mapping[Kind, type[Result]] = {
 class Operation:
     """Something that takes a while. `position`: how many are to begin before it (0: it has begun).
 
-    `by` is the user that asked first; `waiters` are the connections that listen now. `result` is that of `RESULTS` when
-    it succeeded, `error` is there when it failed or was cancelled. Finished ones are kept for some minutes.
+    `by` is the user that asked first, `request_id` that of his request; `waiters` are the connections that listen now.
+    `result` is that of `RESULTS` when it succeeded, `error` is there when it failed or was cancelled. Finished ones are
+    kept for some minutes.
     """
 
     id: str
@@ -318,6 +321,7 @@ class Operation:
     name: str | None
     state: OperationState
     by: str
+    request_id: str | None
     created_at: float
     started_at: float | None
     finished_at: float | None

@@ -32,7 +32,7 @@ from envmgr.errors import (
 from envmgr.model import Caller
 from envmgr.names import EnvName
 from envmgr.operations import Flight, Operations
-from envmgr.settings import Settings
+from envmgr.settings import Mode, Settings
 from envmgr.store import publication, records
 from envmgr.wire import socket as wire
 
@@ -125,11 +125,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     before = open_descriptors()
     made = []
 
-    def start_one(clock: FakeClock | None = None, **settings: str) -> Daemon:
+    def start_one(clock: FakeClock | None = None, mode: Mode = "service", **settings: str) -> Daemon:
         world = make_world(tmp_path, clock=clock)
         told = Told()
         environ = {f"ENVMGR_{key.upper()}": value for key, value in settings.items()}
-        manager = world.manager(environ)
+        manager = world.manager(environ, mode)
         operations = Operations(max_running=2, max_waiting=100, max_waiting_per_caller=100, clock=manager.context.clock)
         service = Service(manager, operations=operations, observer=told)
         daemon = Daemon(world, Orders(world.orders), operations, service, told)
@@ -324,7 +324,7 @@ def test_a_user_may_look(daemon: Daemon) -> None:
     assert (shown.name, shown.state, shown.aliases, shown.builds) == (
         lease.name, "ready", ("numbers",), (lease.build_id,),
     )  # fmt: skip
-    assert [user.how for user in shown.used_by] == ["lease"]
+    assert shown.used_by == ()  # but of the daemon's own process, which hands its leases over
     lease.close()
     assert daemon.service.environments(ANN).environments[0].name == lease.name
     assert "installed" in daemon.service.log(ANN, "numbers").text
@@ -443,6 +443,13 @@ def test_policies_bind_users_and_not_admins(start: Callable[..., Daemon]) -> Non
     ]  # fmt: skip
     daemon.have(text, ROOT).close()
     assert daemon.is_ready(text)
+
+
+def test_the_owner_of_a_personal_store_keeps_to_his_own_settings(start: Callable[..., Daemon]) -> None:
+    """What he would be refused without a daemon he is refused with one."""
+    daemon = start(mode="personal", allowed_channels="conda-forge")
+    with pytest.raises(PolicyRefused):
+        daemon.service.ensure(ROOT, spec(f"channels:\n  - elsewhere\n{NUMPY}"))
 
 
 def test_a_users_policy_failure_is_not_an_admins(daemon: Daemon) -> None:

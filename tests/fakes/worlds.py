@@ -97,9 +97,9 @@ class World:
     def backend(self) -> FakeBackend:
         return FakeBackend(self.orders, is_child=self.is_child)
 
-    def manager(self, environ: dict[str, str] | None = None) -> Manager:
+    def manager(self, environ: dict[str, str] | None = None, mode: settings.Mode = "personal") -> Manager:
         values = {"ENVMGR_MIN_FREE_BYTES": "0", "ENVMGR_MIN_FREE_INODES": "0", **(environ or {})}
-        found = settings.load(root=self.root, mode="personal", environ=values, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR)
+        found = settings.load(root=self.root, mode=mode, environ=values, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR)
         return Manager(Context(self.layout, found, self.backend(), self.clock, "here"))
 
     def builds_begun(self) -> list[str]:
