@@ -26,6 +26,8 @@ from envmgr.backends.spawner import Spawner, builder_command
 from envmgr.errors import BuilderDied, Cancelled, EnvmgrError, NoSpace, TimedOut, Unsatisfiable
 from envmgr.events import Event
 
+pytestmark = pytest.mark.slow  # each test is a build and its end; test_builds.py has those that scripts/check runs
+
 ROOT = Path(__file__).resolve().parents[2]
 PROMPT_S = 30.0
 """Prompt, on the busiest machine, against the hour that what is ended would take."""
@@ -50,8 +52,6 @@ echo spread
 # A subreaper whose child starts a relay: each process of it begins a session, starts the next one, and ends.
 _RELAY = """\
 import ctypes, os, sys
-
-pytestmark = pytest.mark.slow  # each test is a build and its end; test_builds.py has those that scripts/check runs
 ctypes.CDLL(None).prctl(36, 1)
 if os.fork():
     print(flush=True)

@@ -130,6 +130,7 @@ def test_a_lockfile_that_does_not_meet_the_spec_is_refused(host: Host, channel: 
     assert not Path(request.prefix).exists()
 
 
+@pytest.mark.slow
 def test_virtual_packages_come_from_the_host_and_the_request(host: Host, tmp_path: Path) -> None:
     """A package for machines with CUDA is found when the request says there is one; not by the caller's variables."""
     directory = tmp_path / "chan"
@@ -169,6 +170,7 @@ def version_of(built: object, name: str) -> str:
     return next(one.version for one in lockfile.parse(text, SUBDIR).packages if one.name == name)
 
 
+@pytest.mark.slow
 def test_channel_priority(host: Host, two_channels: tuple[str, str]) -> None:
     """Strict: the first channel that has a package is the only one. Flexible: only if it will do. Disabled: newest."""
     lock = {"action": "lock"}
@@ -207,6 +209,7 @@ def test_exclude_newer_hides_what_came_later(host: Host, channel: Path) -> None:
         host.build(channel.as_uri(), conda=("app",), action="lock", exclude_newer="soon")
 
 
+@pytest.mark.slow
 def test_link_scripts_run_only_where_allowed(host: Host, tmp_path: Path) -> None:
     """A post-link script is skipped and named, unless its package may run it; one that fails fails the build."""
     directory = tmp_path / "chan"
@@ -229,6 +232,7 @@ def test_link_scripts_run_only_where_allowed(host: Host, tmp_path: Path) -> None
         host.build(directory.as_uri(), conda=("failing",), allow_link_scripts=None)
 
 
+@pytest.mark.slow
 def test_packages_of_one_name_version_and_build_are_told_apart(host: Host, tmp_path: Path) -> None:
     """Two channels have a package that is called the same: each build gets what it asked for, in any order."""
     channels = [tmp_path / "first", tmp_path / "second"]
@@ -251,6 +255,7 @@ def test_a_large_environment_is_refused(host: Host, channel: Path) -> None:
     assert host.build(channel.as_uri(), conda=("tool",), max_environment_bytes=1_000_000).result is not None
 
 
+@pytest.mark.slow
 def test_a_build_gives_way(host: Host, tmp_path: Path) -> None:
     """The builder's tools run with the niceness of the request, and no build without one gives way."""
     directory = tmp_path / "chan"
@@ -262,6 +267,7 @@ def test_a_build_gives_way(host: Host, tmp_path: Path) -> None:
         assert (built.prefix / "niceness").read_text() == f"{min(19, ours + more)}\n"
 
 
+@pytest.mark.slow
 def test_files_of_two_packages_are_warned_of(host: Host, tmp_path: Path) -> None:
     """When two packages bring the same file, the build works and says whose file lost."""
     directory = tmp_path / "chan"

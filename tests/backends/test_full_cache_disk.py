@@ -30,6 +30,7 @@ def small(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size_bytes", [4_000_000, 8_000_000])
 @pytest.mark.parametrize("way", ["file", "http"])
 def test_a_full_disk_is_said_to_be_one(small: Path, tmp_path: Path, way: str, size_bytes: int) -> None:

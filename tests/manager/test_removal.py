@@ -292,6 +292,7 @@ def test_repair_after_a_relock_that_was_cut_off(world: World, orders: Orders) ->
     assert Path(world.layout.publication(SPEC.name), "share", "numpy").read_text("utf-8") == "numpy 1.0\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["the build", "the lease", "the record", "the lockfile"])
 def test_what_was_deleted_by_hand_is_repaired(world: World, what: str) -> None:
     """A published build that somebody damaged is told by every command, and repaired; or removed."""
