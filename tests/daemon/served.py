@@ -80,7 +80,8 @@ class Client(http.client.HTTPConnection, contextlib.AbstractContextManager["Clie
     def ask(self, method: str, path: str, document: object = None, **headers: str) -> Reply:
         body = document if isinstance(document, bytes) else None if document is None else json.dumps(document).encode()
         sent = {**({} if body is None else JSON), **self.own_headers, **headers}
-        self.request(method, path, body, sent)
+        with contextlib.suppress(BrokenPipeError):  # it answers some without hearing them to the end
+            self.request(method, path, body, sent)
         with self.getresponse() as answer:
             return Reply(answer.status, {key.lower(): value for key, value in answer.getheaders()}, answer.read())
 
