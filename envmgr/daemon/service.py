@@ -278,7 +278,7 @@ class Service(Inspection):
             checked = names.alias(alias)
             name = telling.name = self._name(request.environment)
             self._check_alias(caller, checked, name, is_move=request.move)
-            self._managers.use.set_alias(checked, name, move=request.move)
+            self._managers.use.set_alias(checked, name, move=request.move and caller.role == "admin")
             return self.aliases(caller)
 
     def remove_alias(self, caller: Caller, alias: str) -> wire.Aliases:
@@ -322,8 +322,9 @@ class Service(Inspection):
         return self._managers.admin if caller.role == "admin" else self._managers.use
 
     def _set_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
+        # It was free when he asked, which may be a build ago.
         with self._teller.told("alias", caller, name, alias=alias):
-            self._managers.use.set_alias(alias, name, move=is_move)
+            self._managers.use.set_alias(alias, name, move=is_move and caller.role == "admin")
 
     def _check_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         held_by = ready.resolve_alias(self._root, alias)

@@ -416,6 +416,21 @@ def test_aliases_of_users(daemon: Daemon) -> None:
     assert daemon.service.aliases(ANN).aliases == {"mine": moved.name}
 
 
+def test_an_alias_that_was_free_when_a_user_asked(daemon: Daemon) -> None:
+    """Whoever got the alias while a user's build ran keeps it, though the user asked to move it."""
+    admins = daemon.have(NUMPY)
+    admins.close()
+    daemon.orders.hang()
+    flight = daemon.service.ensure(ANN, spec(ZLIB, alias="prod", move_alias=True))
+    assert isinstance(flight, Flight)
+    daemon.orders.wait_started()
+    daemon.service.set_alias(ROOT, "prod", wire.AliasRequest(environment=admins.name))
+    daemon.orders.release()
+    with pytest.raises(AliasTaken):
+        result(flight)
+    assert daemon.service.aliases(ANN).aliases == {"prod": admins.name}
+
+
 def test_all_who_join_get_their_aliases(daemon: Daemon) -> None:
     """Whoever joins a build with an alias of his own has it when the build is done."""
     daemon.orders.hang()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -302,6 +303,14 @@ def test_redact(text: str, password: str, scheme: str) -> None:
     shown = redact(f"{text} {scheme}://me:{password}@h.example/x")
     assert f":{password}@" not in shown
     assert redact(shown) == shown
+
+
+@pytest.mark.parametrize("words", ["!", "a", "[]", "a!", "!:", "?token"])
+def test_redact_takes_no_longer_for_hostile_text(words: str) -> None:
+    """The time grows with the text's length and not with its square: the daemon redacts what its callers wrote."""
+    begun = time.process_time()
+    assert redact(words * (100_000 // len(words)))
+    assert time.process_time() - begun < 2.0
 
 
 def test_settings_for_this_machine(machine: Machine) -> None:
