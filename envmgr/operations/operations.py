@@ -215,6 +215,8 @@ class Operations:
         with self._lock:
             now = self._clock.monotonic()
             for flight in [flight for flight in self._flights.values() if flight.tend(now)]:
+                if flight.id not in self._flights:
+                    continue  # it had to make room for one of those before it
                 if flight.is_finished:
                     self._ended.remove(flight)
                     self._forget(flight)

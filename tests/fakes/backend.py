@@ -5,8 +5,8 @@ Orders are files in one directory, so that they reach the backend in whatever pr
 =============== ===================================================================================================
 ``fail``        JSON of an error (`EnvmgrError.to_json`), raised in the middle of the build
 ``crash``       the process that does the work kills itself in the middle of the build
-``hang``        a FIFO; the build stands still until somebody opens it for writing and closes it, and meanwhile
-                watches its deadline
+``hang``        a FIFO; the build stands still until somebody opens it for writing and writes or closes it, and
+                meanwhile watches its deadline
 ``started``     a FIFO; the process that does the work writes its pid and a newline into it when it stands still, fails
                 or crashes (so that a test knows that it is in the middle)
 ``version``     text; the version of everything that a solve finds, ``1.0`` without it
@@ -20,6 +20,7 @@ With ``is_child`` the work is done by a forked process that holds the lease, as 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -178,11 +179,13 @@ class FakeBackend:
             return None
 
     def _follow_orders(self, deadline: Deadline) -> None:
-        if (self._orders / "started").exists():
+        with contextlib.suppress(FileNotFoundError, BrokenPipeError):  # builds are released this very moment
             fd = os.open(self._orders / "started", os.O_WRONLY)  # until the test reads
-            os.write(fd, f"{os.getpid()}\n".encode())
-            os.close(fd)
-        if (self._orders / "hang").exists():
+            try:
+                os.write(fd, f"{os.getpid()}\n".encode())
+            finally:
+                os.close(fd)
+        with contextlib.suppress(FileNotFoundError):  # as above
             _stand_still(self._orders / "hang", deadline)
         if (self._orders / "crash").exists():
             die_now()
@@ -261,10 +264,15 @@ class Orders:
         (self.directory / "started").unlink()
 
     def release(self) -> None:
-        """Let the build that stands still go on, and those that come later not stand still."""
+        """Let the builds that stand still, or are about to, go on, and those that come later not stand still."""
         fd = os.open(self.directory / "hang", os.O_WRONLY)
+        # The end of a writer is not told to who opens while he is there; what he wrote is.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(fd, b"\n")
+        said = os.open(self.directory / "started", os.O_RDONLY | os.O_NONBLOCK)  # lets go whoever waits to be read
         (self.directory / "hang").unlink()
         (self.directory / "started").unlink()
+        os.close(said)
         os.close(fd)
 
 

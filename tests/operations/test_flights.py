@@ -16,6 +16,7 @@ from envmgr.errors import AliasTaken, Busy, Cancelled, DaemonUnavailable, Unsati
 from envmgr.events import Event
 from envmgr.model import Caller
 from envmgr.operations import Flight, Operations, flight
+from envmgr.operations.operations import MAX_KEPT
 from envmgr.wire import socket as wire
 
 
@@ -463,6 +464,26 @@ def test_so_many_ended_ones_are_kept(operations: Operations) -> None:
         ended(submit(operations, huge, key=number))
     assert [one.result for one in operations.all()] == [None, large]
     work.go.set()
+
+
+def test_one_makes_room_for_another_at_the_end_of_its_time(operations: Operations, clock: FakeClock) -> None:
+    """An ended one whose time is over in the very look that cancels one more than are kept is forgotten once."""
+    blocker = Held()
+    submit(operations, blocker, key="blocker")
+    unwanted = submit(operations, key="unwanted", unwanted=True)
+    leave = unwanted.listen(lambda: None)
+    oldest = submit(operations, key="oldest")
+    oldest.cancel(ROOT)
+    clock.now += flight.RESUME_GRACE_S
+    for number in range(MAX_KEPT - 1):
+        submit(operations, key=number).cancel(ROOT)
+    leave()
+    clock.now += flight.KEPT_S - flight.RESUME_GRACE_S
+    operations.tend()
+    assert unwanted.snapshot().state == "cancelled"
+    assert operations.find(oldest.id) is None
+    assert len(operations.all()) == MAX_KEPT + 1
+    blocker.go.set()
 
 
 # ------------------------------------------------------------------------------------------------------- the end of all
