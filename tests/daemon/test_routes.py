@@ -171,6 +171,17 @@ def test_malformed_bodies(client: Client, body: bytes, status: int, word: str) -
     assert client.ask("GET", "/v1/health/live").status == 200
 
 
+def test_a_body_of_very_many_keys(client: Client) -> None:
+    """Far more keys than any record has are refused unparsed, a long text full of quotes and backslashes is not."""
+    for many in (
+        json.dumps({"spec": {"text": "", "includes": dict.fromkeys(map(str, range(9000)), 1)}}),
+        "[[1]," * 20_000,
+    ):
+        assert "far more" in client.ask("POST", "/v1/names", many.encode()).error(422)["message"]
+    text = "dependencies: [numpy]\n" + '# \\ "quoted\\" \\\\"\n' * 20_000
+    assert client.ask("POST", "/v1/names", {"spec": {"text": text, "includes": {}}}).data["is_lockfile"] is False
+
+
 def test_other_content_types_are_refused(client: Client) -> None:
     """A form is no JSON."""
     answer = client.ask("POST", "/v1/environments", b"a=1", **{"Content-Type": "application/x-www-form-urlencoded"})
