@@ -4,7 +4,8 @@ Every method takes the caller first and raises `EnvmgrError`; all may block exce
 told to the observer once: as it ends, or as it is refused.
 
 **Roles.** ``use`` may name, list, look, and have what the settings allow made or locked, up to
-``max_environments_per_user``, and may set an alias that is free. ``admin`` may do everything, with any spec: the
+``max_environments_per_user``, and may set an alias that is free; a lockfile that he brings must equal the one in force,
+since everybody's environment of that spec is built from the first one. ``admin`` may do everything, with any spec: the
 settings ``allowed_channels``, ``allowed_indexes``, ``allow_git_urls`` and ``allow_sdists`` of a service do not bind
 him. An operation is ended by an admin, or by the only one who asked for it.
 
@@ -37,7 +38,7 @@ from envmgr.errors import (
     TimedOut,
     UsageError,
 )
-from envmgr.manager.ensure import check_found
+from envmgr.manager.ensure import check_found, check_given, lockfile_in_force
 from envmgr.manager.manager import Manager
 from envmgr.names import EnvName
 from envmgr.operations import Flight, Operations, Work, identity
@@ -46,6 +47,7 @@ from envmgr.store import publication, records
 from envmgr.wire import socket as wire
 
 if TYPE_CHECKING:
+    from envmgr.manager.context import Context
     from envmgr.model import Caller, Spec
     from envmgr.names import Alias
     from envmgr.settings import Settings
@@ -158,6 +160,8 @@ class Service(Inspection):
         if failure is not None and (request.retry or (caller.role == "admin" and failure.code == PolicyRefused.code)):
             records.clear_failure(self._layout, spec.name)
 
+        if lock_text is not None and caller.role != "admin":
+            lock_text = _in_force(manager.context, spec, lock_text)
         text = None if request.spec is None else documents.text_bytes(request.spec)
         doing = work.ensuring(manager, spec, lock_text, text, _creator(caller))
 
@@ -352,6 +356,19 @@ class Service(Inspection):
 def _creator(caller: Caller) -> int:
     """Return what `records.write_creator` keeps of a caller: his uid, or for a token a negative number of its name."""
     return -1 - zlib.crc32(caller.user.encode()) if caller.uid is None else caller.uid
+
+
+def _in_force(context: Context, spec: Spec, lock_text: str) -> str:
+    """Return the lockfile in force, which a brought one must equal; its places are its own, and stay."""
+    in_force = lockfile_in_force(context, spec)
+    if in_force is None:
+        raise PolicyRefused(
+            f"only an administrator brings the first lockfile of {spec.name}: everybody else would get its packages",
+            hint="leave it out; or create the environment from the lockfile itself, which has a name of its own",
+            rule="lockfile",
+        )
+    check_given(context, spec, lock_text, in_force)
+    return in_force
 
 
 def _only_admin(caller: Caller, what: str) -> None:

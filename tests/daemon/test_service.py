@@ -314,6 +314,23 @@ def test_a_brought_lockfile(daemon: Daemon) -> None:
         daemon.service.ensure(ANN, spec(NUMPY, lockfile="nonsense"))
 
 
+def test_a_user_plants_no_packages_under_everybodys_name(daemon: Daemon) -> None:
+    """A user's lockfile is not the first of a spec, and one that equals it changes nothing of where packages lie."""
+    document = wire.SpecDocument(text=NUMPY, includes={})
+    locked = result(daemon.service.lock(ROOT, wire.LockRequest(spec=document)))
+    assert isinstance(locked, wire.LockResult)
+    elsewhere = locked.text.replace("https://channel.invalid", "https://other.invalid")
+    assert elsewhere != locked.text
+    daemon.have(NUMPY, ANN, lockfile=elsewhere).close()
+    assert daemon.service.lockfile(ANN, locked.name).text == locked.text
+    daemon.service.remove(ROOT, locked.name, "refuse", forget=True)
+    with pytest.raises(PolicyRefused) as raised:
+        daemon.service.ensure(ANN, spec(NUMPY, lockfile=elsewhere))
+    assert raised.value.fields["rule"] == "lockfile"
+    assert not daemon.is_ready(NUMPY)
+    daemon.have(NUMPY, ROOT, lockfile=elsewhere).close()
+
+
 # ----------------------------------------------------------------------------------------------------- who may do what
 
 
