@@ -6,8 +6,12 @@ their open descriptors: each process that has the lease file open with a lock in
 Only processes that this user may inspect are seen: without CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH those of other users
 show their command line at best. That is why removal also needs the exclusive flock, which no reader can evade.
 
+psutil is imported by those who need it: a create that finds nobody in its way does not.
+
 Source: proc(5), `proc_pid_fdinfo(5)`.
 """
+
+# ruff: noqa: PLC0415 - see above
 
 from __future__ import annotations
 
@@ -17,8 +21,6 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
-
-import psutil
 
 from envmgr.model import Usage
 
@@ -115,7 +117,7 @@ def _holders(paths: Iterable[Path], modes: tuple[Mode, ...]) -> Mapping[Path, tu
     found: dict[Path, list[Usage]] = {path: [] for path in by_inode.values()}
     if not by_inode:
         return {}
-    for pid in psutil.pids():
+    for pid in _pids():
         held = {by_inode[inode] for inode, mode in _flocks(pid) if inode in by_inode and mode in modes}
         for path in held:
             found[path].append(_usage(pid, "lease"))
@@ -145,7 +147,7 @@ def processes_inside(directory: Path) -> tuple[Usage, ...]:
     # The kernel tells real paths, and the store's root may be reached through a link.
     inside = os.path.realpath(directory) + os.sep
     found = []
-    for pid in psutil.pids():
+    for pid in _pids():
         how = _how_inside(pid, inside)
         if how is not None:
             found.append(_usage(pid, how))
@@ -169,7 +171,15 @@ def _how_inside(pid: int, inside: str) -> How | None:
     return None
 
 
+def _pids() -> list[int]:
+    import psutil
+
+    return psutil.pids()
+
+
 def _usage(pid: int, how: How) -> Usage:
+    import psutil
+
     try:
         process = psutil.Process(pid)
         with process.oneshot():
