@@ -1,8 +1,6 @@
 """``python -m envmgr``: the command line."""
 
-import sys
-
-from envmgr.cli import main
+from envmgr.cli import run_and_exit
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

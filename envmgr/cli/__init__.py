@@ -10,6 +10,6 @@ settings and Rich only when it needs them, inside itself. That is the exception 
 here that uses it says so.
 """
 
-from envmgr.cli.process import main
+from envmgr.cli.process import main, run_and_exit
 
-__all__ = ["main"]
+__all__ = ["main", "run_and_exit"]

@@ -13,13 +13,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import select
 import signal
 import sys
+import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NoReturn, cast
 
 import typer
 
@@ -35,6 +37,20 @@ if TYPE_CHECKING:
 _SIGPIPE_EXIT_CODE = 128 + signal.SIGPIPE
 # The parent of all usage errors in click, which newer versions of Typer carry a copy of.
 _TyperUsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+
+
+def run_and_exit(*, backend: Backend | None = None) -> NoReturn:
+    """Be the program: run the command of `sys.argv` (see `main`), and end this process with its exit code.
+
+    What is registered with `atexit` runs; but where no thread is left to be waited for, the interpreter is not taken
+    apart piece by piece, which takes as long as to start one.
+    """
+    code = main(backend=backend)
+    if threading.active_count() == 1:
+        atexit._run_exitfuncs()  # noqa: SLF001 - there is no other name for it
+        _settle_output()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None, *, backend: Backend | None = None) -> int:

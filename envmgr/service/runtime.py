@@ -25,7 +25,7 @@ from envmgr.errors import EnvmgrError
 from envmgr.service import interpreter
 from envmgr.version import __version__
 
-_SCRIPT = "#!{python} -I\nimport sys\nfrom envmgr.cli import main\nsys.exit(main())\n"
+_SCRIPT = "#!{python} -I\nfrom envmgr.cli import run_and_exit\nrun_and_exit()\n"
 _TRIAL = """\
 import ssl, sqlite3, ctypes, zlib, sys
 import conda_lock, rattler, uv

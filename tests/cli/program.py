@@ -9,6 +9,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 if __name__ == "__main__":
     from fakes.backend import FakeBackend
 
-    from envmgr.cli import main
+    from envmgr.cli import run_and_exit
 
-    sys.exit(main(backend=FakeBackend(Path(os.environ["FAKE_ORDERS"]))))
+    run_and_exit(backend=FakeBackend(Path(os.environ["FAKE_ORDERS"])))

@@ -93,6 +93,22 @@ class TestEveryCommand:
         assert done.stdout.startswith("env-")
 
 
+class TestTheEnd:
+    @pytest.mark.parametrize(
+        "before",
+        [
+            "import atexit; atexit.register(print, 'done')",
+            "import threading as t; t.Thread(target=lambda: (t.main_thread().join(), print('done'))).start()",
+        ],
+        ids=["atexit", "thread"],
+    )
+    def test_nothing_is_cut_off(self, before: str) -> None:
+        """What is registered for the end happens, and a thread is waited for; the exit code is the command's."""
+        program = f"{before}; from envmgr.cli import run_and_exit; run_and_exit()"
+        done = subprocess.run([sys.executable, "-c", program, "creat"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "done\n")
+
+
 class TestStartUp:
     def test_name_imports_little(self, cli: Cli) -> None:
         """name loads the parser and Typer, and nothing of what builds, draws or validates."""
