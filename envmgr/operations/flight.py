@@ -72,8 +72,8 @@ def identity(caller: Caller) -> Hashable:
 class Desk(Protocol):
     """What a flight asks of the one who runs it."""
 
-    def cancel(self, flight: Flight, reason: str) -> None:
-        """End it, with this reason for its error."""
+    def cancel(self, flight: Flight, reason: Cancelled) -> None:
+        """End it, with this error."""
 
     def place(self, flight: Flight) -> int:
         """Return its place in the queue, 1 for the next one, or 0."""
@@ -99,7 +99,7 @@ class Flight:
         self.phases_s: dict[Phase, float] = {}
         """How long each phase took so far, in seconds."""
         self.state: wire.OperationState = "queued"
-        self.cancel_reason: str | None = None
+        self.cancel_reason: Cancelled | None = None
         self.result: wire.Result | None = None
         self.error: EnvmgrError | None = None
         self._desk, self._clock, self._lock = desk, clock, lock
@@ -174,7 +174,7 @@ class Flight:
 
     def cancel(self, by: Caller) -> None:
         """Tell it to stop: at once while queued, soon while running; nothing happens when it has ended."""
-        self._desk.cancel(self, f"{by.user} cancelled it")
+        self._desk.cancel(self, Cancelled(f"{by.user} cancelled it"))
 
     def lease(self) -> ready.Lease | None:
         """Return a fresh lease, the caller's own, on the environment that an ``ensure`` made ready.
@@ -218,7 +218,7 @@ class Flight:
         if isinstance(outcome, EnvmgrError):
             self.state = "cancelled" if isinstance(outcome, Cancelled) else "failed"
             if self.state == "cancelled" and self.cancel_reason is not None:
-                outcome = Cancelled(self.cancel_reason)
+                outcome = self.cancel_reason
             # The frames of a traceback would be kept for as long as the operation is.
             self.error = outcome.with_traceback(None)
             self.error.__context__ = self.error.__cause__ = None

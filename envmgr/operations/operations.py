@@ -151,7 +151,7 @@ class Operations:
             self._is_draining = True
             self._changed.wait_for(self._is_idle, timeout_s)
         for flight in self.all():
-            self.cancel(flight, "the daemon stops")
+            self.cancel(flight, Cancelled("the daemon stops", is_by_daemon=True))
         with self._lock:
             if not self._changed.wait_for(self._is_idle, _STOP_S):
                 _log.error("%d operations did not stop within %g s", len(self._running), _STOP_S)
@@ -167,13 +167,13 @@ class Operations:
 
     # ----------------------------------------------------------------------------------------------- for flights (Desk)
 
-    def cancel(self, flight: Flight, reason: str) -> None:
+    def cancel(self, flight: Flight, reason: Cancelled) -> None:
         with self._lock:
             self._cancel(flight, reason)
         self._announce()
         self.attend(flight)
 
-    def _cancel(self, flight: Flight, reason: str) -> None:
+    def _cancel(self, flight: Flight, reason: Cancelled) -> None:
         if flight.is_finished:
             return
         self._close_to_others(flight)
@@ -181,7 +181,7 @@ class Operations:
             flight.cancel_reason = reason
         if flight.state == "queued":
             self._queue.discard(flight)
-            self._settle(flight, Cancelled(reason))
+            self._settle(flight, reason)
 
     def _close_to_others(self, flight: Flight) -> None:
         """Let nobody join it from now on."""
@@ -221,7 +221,7 @@ class Operations:
                     self._ended.remove(flight)
                     self._forget(flight)
                 else:
-                    self._cancel(flight, "nobody waited for it any more")
+                    self._cancel(flight, Cancelled("nobody waited for it any more", is_by_daemon=True))
         self._announce()
 
     def _keep(self) -> None:
@@ -293,7 +293,7 @@ class Operations:
     def _work(self, flight: Flight) -> wire.Result | Leased | EnvmgrError:
         try:
             if flight.cancel_reason is not None:
-                return Cancelled(flight.cancel_reason)
+                return flight.cancel_reason
             return flight.work(flight.report, lambda: flight.cancel_reason is not None)
         except EnvmgrError as error:
             return error

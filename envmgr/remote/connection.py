@@ -12,6 +12,7 @@ Source: RFC 9112, unix(7).
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -35,6 +36,7 @@ _CONNECT_PAUSE_S = 0.05
 _BLOCK_BYTES = 1 << 16
 _LARGEST_HEAD_BYTES = 1 << 16
 _LONGEST_ADDRESS_BYTES = 107
+_LONGEST_SIZE_DIGITS = 15
 _LIVE = "/v1/health/live"
 
 
@@ -101,7 +103,12 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """End the connection, and with it whatever the daemon holds for it."""
+        """End the connection, and with it whatever the daemon holds for it.
+
+        Also when a process that was forked off this one meanwhile has a copy of the socket.
+        """
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
     # ------------------------------------------------------------------------------------------------------- requests
@@ -170,12 +177,17 @@ class Connection:
                 pass
             return
         length = headers.get("content-length", "0")
+        if len(length) > _LONGEST_SIZE_DIGITS:
+            raise unavailable(self._path, "does not speak HTTP")
         yield from self._exactly(int(length) if length.isdecimal() else 0, can_ask=can_ask)
 
     def _chunk_size(self, *, can_ask: bool) -> int:
         line = self._until(b"\r\n", can_ask=can_ask)
+        digits = line.partition(b";")[0].strip()
+        if not digits.isalnum() or len(digits) > _LONGEST_SIZE_DIGITS:  # int() knows signs, too
+            raise unavailable(self._path, "does not speak HTTP")
         try:
-            return int(line.partition(b";")[0], 16)
+            return int(digits, 16)
         except ValueError:
             raise unavailable(self._path, "does not speak HTTP") from None
 

@@ -71,7 +71,6 @@ class Following:
         self._last_id = 0
         self._restarts = 0
         self._broken_until: float | None = None
-        self._was_broken = False
         self._pause_s = _FIRST_PAUSE_S
         self._is_waiting = False
         self._queued_since: float | None = None
@@ -178,8 +177,8 @@ class Following:
 
     def _ended(self, connection: Connection, entry: Entry) -> Ended | None:
         operation = self._operation_of(entry.data)
-        # Nobody listened for too long, which was us; or the daemon stops, and the next one will do it.
-        if operation.state == "cancelled" and (self._was_broken or self._is_stopping()):
+        # It is nobody's wish: we were not heard for too long, or the daemon stops, and the next one will do it.
+        if operation.state == "cancelled" and (_is_by_daemon(operation) or self._is_stopping()):
             self._ask_again()
             return None
         if operation.error is not None:
@@ -196,7 +195,7 @@ class Following:
 
     def _ask_again(self) -> None:
         """Begin anew, since nobody knows the operation any more."""
-        self._operation, self._last_id, self._was_broken, self._queued_since = None, 0, False, None
+        self._operation, self._last_id, self._queued_since = None, 0, None
         self._restarts += 1
         if self._restarts > _RESTARTS:
             raise EnvmgrError(
@@ -223,7 +222,6 @@ class Following:
     def _mend(self, error: DaemonUnavailable) -> None:
         """Wait a little before the next try; raise `error` when there were tries enough."""
         now = time.monotonic()
-        self._was_broken = True
         if self._broken_until is None:
             self._broken_until = now + self._patience.reconnect_s
         if now >= self._broken_until:
@@ -249,3 +247,7 @@ class Following:
             self._limit.check()
             remaining_s = self._limit.remaining_s()
             time.sleep(min(left_s, connections.POLL_S, left_s if remaining_s is None else remaining_s + 0.001))
+
+
+def _is_by_daemon(operation: wire.Operation) -> bool:
+    return operation.error is not None and operation.error.fields.get("is_by_daemon") is True

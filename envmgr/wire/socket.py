@@ -312,8 +312,9 @@ class Operation:
     """Something that takes a while. `position`: how many are to begin before it (0: it has begun).
 
     `by` is the user that asked first, `request_id` that of his request; `waiters` are the connections that listen now.
-    `result` is that of `RESULTS` when it succeeded, `error` is there when it failed or was cancelled. Finished ones are
-    kept for some minutes.
+    `result` is that of `RESULTS` when it succeeded, `error` is there when it failed or was cancelled; that of one that
+    the daemon cancelled by itself has the field ``is_by_daemon``: it may be asked for again. Finished ones are kept for
+    some minutes.
     """
 
     id: str

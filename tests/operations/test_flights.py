@@ -339,6 +339,8 @@ def test_unwanted_is_cancelled(operations: Operations, clock: FakeClock) -> None
     assert (operation.state, operation.error and operation.error.message) == (
         "cancelled", "nobody waited for it any more",
     )  # fmt: skip
+    assert operation.error
+    assert operation.error.fields == {"is_by_daemon": True}
 
 
 def test_unwanted_before_anybody_listened(operations: Operations, clock: FakeClock) -> None:

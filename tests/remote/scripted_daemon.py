@@ -119,7 +119,7 @@ def playing(path: Path, *scenes: Scene, backlog: int = 16) -> Iterator[None]:
 def operation(state: str, *, id: str = "op1", position: int = 0, **changes: Any) -> dict[str, Any]:  # noqa: A002
     """Return an operation as it crosses the wire."""
     return {
-        "id": id, "kind": "lock", "name": None, "state": state, "by": "somebody", "created_at": 1.0,
+        "id": id, "kind": "lock", "name": None, "state": state, "by": "somebody", "request_id": None, "created_at": 1.0,
         "started_at": None, "finished_at": None, "position": position, "phase": None, "waiters": 1, "result": None,
         "error": None, **changes,
     }  # fmt: skip

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fakes.processes import Forked
+from fakes.processes import Forked, gates
 from scripted_daemon import Peer, playing
 
 from envmgr.errors import (
@@ -30,6 +30,7 @@ from envmgr.manager.waiting import TimeLimit
 from envmgr.model import Problem, Usage
 from envmgr.remote import connection as connections
 from envmgr.remote.connection import Absent, Connection, Patience
+from envmgr.wire import address
 
 SHORT = Patience(connect_s=0.3, answer_s=0.3, silence_s=0.3, reconnect_s=0.3)
 DATA = {"data": {"name": "x"}}
@@ -106,6 +107,8 @@ def test_an_error_arrives_as_what_it_is(path: Path, error: EnvmgrError) -> None:
         b'HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{"error": 1}',
         b"HTTP/1.1 502 x\r\nContent-Length: 4\r\n\r\nnope",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n" + b"x" * 100,
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n{}",
         b"x" * (1 << 17),
     ],
 )
@@ -168,6 +171,23 @@ def test_the_callers_own_limit_ends_every_wait(path: Path) -> None:
         ask(path, TimeLimit(SystemClock(), None, wish.is_set))
 
 
+def test_an_end_is_an_end_although_a_child_was_forked_meanwhile(path: Path) -> None:
+    """The daemon sees the connection closed, and gives back what it holds, while a fork has a copy of the socket."""
+    with gates(1) as [is_seen]:
+
+        def play(peer: Peer) -> None:
+            peer.answer(DATA)
+            peer.wait_for_the_end()
+            is_seen.open()
+
+        with playing(path, play):
+            connection = Connection(str(path), patience=SHORT)
+            connection.ask("GET", "/v1/x")
+            child = Forked(is_seen.wait)
+            connection.close()
+            child.result()
+
+
 def test_nobody_there(path: Path) -> None:
     """No socket, a socket that its daemon left behind, and a file in the way are all a daemon that is not running."""
     with pytest.raises(Absent):
@@ -206,6 +226,22 @@ def test_a_socket_with_a_long_path(tmp_path: Path) -> None:
     assert not connections.answers(str(directory / "s"))
     assert not connections.answers(str(tmp_path / ("e" * 120) / "s"))
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_strangers_socket_at_the_end_of_the_link(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a killed daemon's link leads to, the socket of another user than the link's owner is not asked."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give files away")
+    monkeypatch.delenv(address.VARIABLE, raising=False)
+    (tmp_path / address.LINK_NAME).symlink_to(path)
+    assert address.socket_of(str(tmp_path)) == str(path)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+        assert address.socket_of(str(tmp_path)) == str(path)
+        os.chown(path, 65534, 65534)
+        assert address.socket_of(str(tmp_path)) is None
+        os.chown(tmp_path / address.LINK_NAME, 65534, 65534, follow_symlinks=False)
+        assert address.socket_of(str(tmp_path)) == str(path)
 
 
 def test_a_socket_that_this_user_may_not_use(path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scripted_daemon import Peer, operation, playing
+from scripted_daemon import Peer, Scene, operation, playing
 
 from envmgr.errors import (
     Busy,
@@ -130,29 +130,33 @@ def test_a_request_that_ends_its_daemon_is_not_made_for_ever(case: Case) -> None
         case.end()
 
 
-def test_an_operation_that_was_cancelled_since_we_were_not_heard_is_asked_for_again(case: Case) -> None:
-    """A cancelled end after a break is our own absence; without a break it is somebody's wish, and final."""
-    cancelled = operation("cancelled", error=Cancelled("nobody waits for it").to_json())
+@pytest.mark.parametrize("is_broken", [True, False])
+def test_an_operation_that_the_daemon_cancelled_by_itself_is_asked_for_again(case: Case, *, is_broken: bool) -> None:
+    """Nobody was heard who waits, or the daemon stops: nobody's wish. Somebody's is final, also after a break."""
+    cancelled = operation("cancelled", error=Cancelled("nobody waits for it", is_by_daemon=True).to_json())
 
-    def first(peer: Peer) -> None:
-        accept(peer)
-        peer.stream()
+    wish = operation("cancelled", error=Cancelled("root cancelled it").to_json())
 
-    def second(peer: Peer) -> None:
-        peer.stream()
-        peer.event(1, "end", cancelled)
+    def scenes(end: dict[str, Any]) -> list[Scene]:
+        def broken(peer: Peer) -> None:
+            accept(peer)
+            peer.stream()
 
-    def final(peer: Peer) -> None:
-        accept(peer)
-        second(peer)
+        def listened(peer: Peer) -> None:
+            if not is_broken:
+                accept(peer)
+            peer.stream()
+            peer.event(1, "end", end)
 
-    with playing(case.path, first, second, accept_and_finish):
+        return [broken, listened] if is_broken else [listened]
+
+    with playing(case.path, *scenes(cancelled), accept_and_finish):
         assert case.end() == wire.LockResult(**RESULT)
 
     def is_well(peer: Peer) -> None:
         assert peer.answer({"data": {"status": "ok"}}).target == "/v1/health/ready"
 
-    with playing(case.path, final, is_well), pytest.raises(Cancelled, match="nobody waits for it"):
+    with playing(case.path, *scenes(wish), is_well), pytest.raises(Cancelled, match="root cancelled it"):
         case.end()
 
 
