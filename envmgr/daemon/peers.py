@@ -46,7 +46,7 @@ def of_socket(connection: socket.socket) -> Peer | None:
     """Return the peer of a connected unix socket, ``None`` of any other."""
     if connection.family != socket.AF_UNIX:
         return None
-    pid, uid, gid = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+    pid, uid, gid = struct.unpack("iII", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     try:
         found = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _MOST_GROUPS_BYTES)
     except OSError:  # more groups than Python can be told of: only the primary one counts

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import grp
 import hashlib
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +19,7 @@ from fakes.clock import FakeClock
 from fakes.processes import Forked
 from served import OTHER_UID, Client, Daemon, Reply, code_of, running, spec
 
-from envmgr.daemon.peers import Callers, Groups, Peer
+from envmgr.daemon.peers import Callers, Groups, Peer, of_socket
 from envmgr.daemon.tokens import Tokens
 from envmgr.errors import PermissionRefused, UsageError
 from envmgr.store import opening
@@ -53,6 +55,27 @@ def group(number: int = 0) -> grp.struct_group:
 
 
 # --------------------------------------------------------------------------------------------------- users of this host
+
+
+@needs_root
+def test_a_user_of_a_high_number() -> None:
+    """The numbers of users and groups are unsigned: those of containers' users may be above 2**31."""
+    high = 3_000_000_001
+
+    def work() -> tuple[int, bool]:
+        os.setgroups(())
+        os.setgid(high)
+        os.setuid(high)
+        with contextlib.ExitStack() as stack:
+            one, _ = map(stack.enter_context, socket.socketpair(socket.AF_UNIX))
+            peer = of_socket(one)
+        return (peer.uid, high in peer.groups) if peer else (-1, False)
+
+    try:
+        found = Forked(work).result()
+    except OSError:
+        pytest.skip("this user namespace has no such number")
+    assert found == (high, True)
 
 
 @pytest.fixture(scope="module")
