@@ -4,10 +4,11 @@
 
     <base>/               a cgroup that is ours to arrange: systemd delegates it (``Delegate=memory``), or a container
       main/               this process; processes live in leaves only, so it moves there before the first group is made
-      envmgr-build-<…>/   one family, from `Group` to `Group.remove`
+      envmgr-build-<pid>-<…>/   one family of that process, from `Group` to `Group.remove`
 
 Where the kernel, the rights or other processes in our cgroup forbid it, `Unavailable` says which, and nothing has been
-changed. A group whose process was killed before it could remove it is empty; the next one that is made removes it.
+changed. A group whose process was killed before it could remove it is empty; the next one that is made removes it. A
+group that was made a moment ago is empty, too: so whose it is stands in its name.
 
 Not promised: that memory is bounded from the first instruction on (the group takes a process that already runs; what
 that used before stays with the old one).
@@ -31,6 +32,9 @@ _UNITS = frozenset({".service", ".scope"})
 _PATIENCE_S = 2.0
 _LOOK_S = 0.005
 _arranging = threading.Lock()
+_making = threading.Lock()
+_ours: set[str] = set()
+"""The names of the groups that this process has; changed under `_making`."""
 
 
 class Unavailable(Exception):
@@ -41,11 +45,14 @@ class Group:
     """One bounded family of processes. `OSError` where the kernel refuses what it granted a moment ago."""
 
     def __init__(self, base: Path, memory_bytes: int) -> None:
-        for leftover in base.glob(f"{_PREFIX}*"):
-            with contextlib.suppress(OSError):  # in use
-                leftover.rmdir()
-        self._path = base / f"{_PREFIX}{uuid.uuid4().hex[:12]}"
-        self._path.mkdir()
+        with _making:
+            for leftover in base.glob(f"{_PREFIX}*"):
+                if not _is_somebodys(leftover.name):
+                    with contextlib.suppress(OSError):  # in use
+                        leftover.rmdir()
+            self._path = base / f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+            self._path.mkdir()
+            _ours.add(self._path.name)
         try:
             (self._path / "memory.max").write_text(str(memory_bytes))
             (self._path / "memory.oom.group").write_text("1")
@@ -71,6 +78,8 @@ class Group:
 
     def remove(self) -> None:
         """Remove the group; its last process may have ended just now."""
+        with _making:
+            _ours.discard(self._path.name)
         until = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -83,6 +92,12 @@ class Group:
                 time.sleep(_LOOK_S)
             else:
                 return
+
+
+def _is_somebodys(name: str) -> bool:
+    """Tell whether the process that made a group lives and may be about to use it."""
+    pid = name.removeprefix(_PREFIX).partition("-")[0]
+    return name in _ours if pid == str(os.getpid()) else pid.isdecimal() and os.path.exists(f"/proc/{pid}")
 
 
 def base(proc: Path = Path("/proc/self")) -> Path:

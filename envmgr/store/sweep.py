@@ -132,8 +132,15 @@ def stray_temporaries(layout: Layout) -> tuple[Path, ...]:
     own = (layout.root, layout.envs, layout.builds, layout.names, layout.by_text, layout.locks)
     places = (*own, *_subdirectories(layout.names))
     return tuple(
-        Path(place) / entry for place in places for entry in os.listdir(place) if entry.startswith(fsio.TEMPORARY)
+        Path(place) / entry for place in places for entry in _entries(place) if entry.startswith(fsio.TEMPORARY)
     )
+
+
+def _entries(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []  # what is known of a name was forgotten this very moment
 
 
 def _subdirectories(directory: Path) -> list[Path]:

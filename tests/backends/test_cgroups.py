@@ -111,6 +111,26 @@ def test_an_empty_group_of_a_killed_process_is_removed(tmp_path: Path) -> None:
     assert not group.has_run_out
 
 
+def test_a_group_that_nobody_is_in_yet_is_not_a_leftover(tmp_path: Path) -> None:
+    """Two builds begin at one moment: neither takes the other's empty group away, whichever process they are of."""
+    group = Group(tmp_path, 1 << 20)
+    own = next(tmp_path.iterdir())
+    for entry in own.iterdir():
+        entry.unlink()  # the kernel's own files keep no group from being removed
+    others = tmp_path / f"envmgr-build-{os.getppid()}-0123456789ab"
+    others.mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    (tmp_path / f"envmgr-build-{dead.pid}-0123456789ab").mkdir()
+    second = Group(tmp_path, 1 << 20)
+    assert own.is_dir()
+    assert others.is_dir()
+    assert len(list(tmp_path.iterdir())) == 3
+    group.remove()
+    assert not own.exists()
+    second.remove()
+
+
 def test_the_kernel_bounds_a_family() -> None:
     """A process that uses more than its group may is killed, the group says so, and it can be removed afterwards."""
     try:

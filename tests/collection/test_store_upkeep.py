@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from fakes.processes import Forked
 from fakes.worlds import World
 from stores import create, specs
 
-from envmgr import ready
+from envmgr import fsio, ready
 from envmgr.store import opening, publication, sweep, usage
+from envmgr.store.layout import Layout
 from envmgr.store.sizes import Census, Links
 
 ONE, TWO = specs(2)
@@ -83,3 +86,31 @@ def test_a_read_only_directory_is_moved_away(tmp_path: Path) -> None:
             return [*os.listdir(layout.envs), *os.listdir(moved)]
 
         assert Forked(quarantine).result() == ["bin"]
+
+
+class Passing(type(Path())):  # type: ignore[misc]  # the class of paths of this system
+    """A directory; when it is listed, something else happens."""
+
+    happens: Callable[[], object]
+
+    def __fspath__(self) -> str:
+        self.happens()
+        return str(self)
+
+
+def test_what_is_forgotten_while_strays_are_looked_for(world: World) -> None:
+    """A name that is forgotten between two directories of one look does not end the look, nor hides a stray."""
+
+    class Watched(Layout):
+        @property
+        def locks(self) -> Path:
+            place = Passing(super().locks)
+            place.happens = lambda: shutil.rmtree(world.layout.name(ONE.name), ignore_errors=True)
+            return place
+
+    for spec in (ONE, TWO):
+        create(world, spec)
+    stray = world.layout.name(TWO.name) / f"{fsio.TEMPORARY}x"
+    stray.touch()
+    assert sweep.stray_temporaries(Watched(world.root)) == (stray,)
+    assert not world.layout.name(ONE.name).exists()
