@@ -84,6 +84,7 @@ class Gate:
             if not status:
                 await responses.refusal(error)(scope, receive, noting)
         finally:
+            connection_of(scope).end_large()
             route = scope.get("route")
             self._seen(scope["method"], getattr(route, "path", ""), status)
 

@@ -3,8 +3,9 @@
 `Limits` says how long a client may take for the head of a request from its first byte (or from connecting), for its
 body, for reading on when it has fallen behind, and between two requests; and how long a head may be, and anything else
 in a request that nobody gets to see. Who takes more is told so (408, 431) and cut off. One user may have so many
-connections; more are answered 429. So clients that are slow, half gone or hostile cost a descriptor each for a while,
-and nobody else anything.
+connections; more are answered 429. Of his large bodies, each of which is in memory as a whole, `MOST_LARGE` are read
+and worked on at the same time; the others are not read on before their turn. So clients that are slow, half gone or
+hostile cost a descriptor each for a while, and nobody else anything.
 
 What cannot be parsed is answered 400 in the one shape of an error.
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import http
+import weakref
 from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -25,10 +27,11 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from uvicorn.server import ServerState
 
 from envmgr.daemon import peers, responses
-from envmgr.errors import Busy, EnvmgrError, TimedOut, UsageError
+from envmgr.errors import Busy, Cancelled, EnvmgrError, TimedOut, UsageError
 
 KEY = "connection"
 """Where a request's scope has its `Connection`: in ``scope["state"]``."""
+MOST_LARGE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +55,38 @@ class Closable(Protocol):
 class Connection:
     """What the rest of the daemon knows of a connection; for the event loop's thread only."""
 
-    __slots__ = ("_held", "_is_lost", "peer", "when_lost")
+    __slots__ = ("_has_turn", "_held", "_is_lost", "_turns", "peer", "when_lost")
 
-    def __init__(self, peer: peers.Peer | None) -> None:
+    def __init__(self, peer: peers.Peer | None, turns: asyncio.Semaphore | None = None) -> None:
         self.peer = peer
         """Who it is; ``None`` over TCP."""
-        self.when_lost: set[Callable[[], None]] = set()
+        self.when_lost: set[Callable[[], object]] = set()
         """Called when it ends."""
         self._held: list[Closable] = []
         self._is_lost = False
+        self._turns = turns or asyncio.Semaphore(MOST_LARGE)
+        self._has_turn = False
+
+    async def begin_large(self) -> None:
+        """Wait until this user may bring one more large body; `Cancelled` when the connection ends before."""
+        if self._has_turn:
+            return
+        turn = asyncio.ensure_future(self._turns.acquire())
+        self.when_lost.add(turn.cancel)
+        try:
+            self._has_turn = await turn
+        except asyncio.CancelledError:
+            if not self._is_lost:
+                raise
+            raise Cancelled("the client went away before its request was whole") from None
+        finally:
+            self.when_lost.discard(turn.cancel)
+
+    def end_large(self) -> None:
+        """Say that nothing of the request's body is needed any more."""
+        if self._has_turn:
+            self._has_turn = False
+            self._turns.release()
 
     @property
     def is_lost(self) -> bool:
@@ -96,6 +122,11 @@ class Door:
     def __init__(self, most_per_user: Callable[[], int]) -> None:
         self._most_per_user = most_per_user
         self._count: Counter[Hashable] = Counter()
+        self._turns: weakref.WeakValueDictionary[Hashable, asyncio.Semaphore] = weakref.WeakValueDictionary()
+
+    def turns(self, user: Hashable) -> asyncio.Semaphore:
+        """Return what this user's large bodies take turns by."""
+        return self._turns.setdefault(user, asyncio.Semaphore(MOST_LARGE))
 
     def enter(self, user: Hashable) -> bool:
         """Count one more of this user's; tell whether he may have it."""
@@ -135,12 +166,12 @@ class PeerProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
         peer = peers.of_socket(transport.get_extra_info("socket"))
-        self.connection = Connection(peer)
-        self.app_state = {KEY: self.connection}
         if peer is not None:
             self._user = peer.uid
         else:
             self._user = self.client[0] if self.client else None
+        self.connection = Connection(peer, self._door.turns(self._user))
+        self.app_state = {KEY: self.connection}
         self._has_entered = self._door.enter(self._user)
         if not self._has_entered:
             self._refuse(

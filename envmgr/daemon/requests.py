@@ -17,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from starlette.requests import Request
 from starlette.types import Receive
 
+from envmgr.daemon.protocol import Connection, connection_of
 from envmgr.daemon.responses import JSON_TYPE, Refusal
 from envmgr.errors import Cancelled, UsageError
 
@@ -50,7 +51,7 @@ class Reader(Generic[T]):
             raise Refusal(415, UsageError(f"the body is not {JSON_TYPE}", header="Content-Type"))
         if headers.get(b"expect") and int(headers.get(b"content-length", 0)) > BODY_BYTES:
             raise _too_large()  # the client waits for leave to send it
-        body = await _body(request.receive)
+        body = await _body(request.receive, connection_of(request.scope))
         if len(body) > _SMALL_BYTES:
             _check_shape(body)
         try:
@@ -59,7 +60,7 @@ class Reader(Generic[T]):
             raise _refusal(error) from None
 
 
-async def _body(receive: Receive) -> bytes:
+async def _body(receive: Receive, connection: Connection) -> bytes:
     received = 0
     blocks: list[bytes] = []
     is_more = True
@@ -68,6 +69,8 @@ async def _body(receive: Receive) -> bytes:
         if message["type"] == "http.disconnect":
             raise Cancelled("the client went away before its request was whole")
         received += len(message["body"])
+        if received > _SMALL_BYTES:
+            await connection.begin_large()
         if received > BODY_BYTES:
             blocks.clear()
         else:

@@ -22,6 +22,7 @@ import contextlib
 import hashlib
 import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -55,6 +56,10 @@ if TYPE_CHECKING:
 _LOOK_BYTES = 1 << 18
 """A longer text is not hashed on the event loop."""
 _REQUEST_ID_CHARS = 64
+MOST_TEXTS = 100
+"""So many documents of one name are remembered for callers while a daemon lives; further ones are parsed."""
+MOST_ALIASES = 200
+"""So many aliases of one name, and users set no more."""
 _REMOVAL_WAITS_S = 50.0
 """Less than a request may take."""
 
@@ -75,6 +80,7 @@ class Service(Inspection):
         self._teller = Teller(observer or Nobody(), self._layout, manager.context.clock)
         self._reread = reread
         self._admission = threading.Lock()
+        self._remembered: Counter[EnvName] = Counter()
         operations.hear_of_ends(self._teller.ended)
 
     # ------------------------------------------------------------------------------------------------- to have it ready
@@ -181,7 +187,8 @@ class Service(Inspection):
 
     def _remember(self, request: wire.EnsureRequest, spec: Spec) -> None:
         text = None if request.spec is None else documents.text_bytes(request.spec)
-        if text is not None and not spec.has_includes:
+        if text is not None and not spec.has_includes and self._remembered[spec.name] < MOST_TEXTS:
+            self._remembered[spec.name] += 1
             self._managers.use.remember_text(text, spec.name)
 
     def _check_count(self, caller: Caller, name: EnvName) -> None:
@@ -332,7 +339,16 @@ class Service(Inspection):
 
     def _check_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         held_by = ready.resolve_alias(self._root, alias)
-        if held_by in (None, name):
+        if held_by == name:
+            return
+        if held_by is None:
+            aliases = publication.all_aliases(self._layout).values()
+            if caller.role != "admin" and sum(it == name for it in aliases) >= MOST_ALIASES:
+                raise PolicyRefused(
+                    f"{name} has {MOST_ALIASES} aliases, to which only an administrator adds another",
+                    hint="use one of them; an administrator can drop some",
+                    rule="aliases-per-environment",
+                )
             return
         if not is_move:
             raise publication.alias_taken(alias, EnvName(str(held_by)), name)

@@ -14,11 +14,15 @@ from pathlib import Path
 import pytest
 from fakes.processes import LIMIT_S
 from served import Client, connect, running
-from starlette.types import Receive, Scope, Send
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
-from envmgr.daemon.protocol import Connection, Door, Limits, PeerProtocol, connection_of
+from envmgr.daemon.protocol import KEY, MOST_LARGE, Connection, Door, Limits, PeerProtocol, connection_of
+from envmgr.daemon.routes import NAME
+from envmgr.errors import Cancelled
+from envmgr.wire import socket as wire
 
 BLOCK = b"x" * (1 << 20)
 
@@ -165,6 +169,36 @@ def test_one_user_has_so_many_connections(tmp_path: Path) -> None:
             ended.wait(0.01)
         with Client(server.path) as third:
             assert third.ask("GET", "/").status == 200
+
+
+def test_one_users_large_bodies_take_turns() -> None:
+    """More than so many large bodies of one user are not read on; another user's, and small ones, are."""
+
+    def post(connection: Connection, text: str) -> asyncio.Task[wire.NameRequest]:
+        async def receive() -> Message:
+            body = json.dumps({"spec": {"text": text, "includes": {}}}).encode()
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        scope = {"type": "http", "headers": [], "state": {KEY: connection}}
+        return asyncio.create_task(NAME.read(Request(scope, receive)))
+
+    async def scene() -> None:
+        door = Door(lambda: 100)
+        mine = [Connection(None, door.turns("me")) for _ in range(MOST_LARGE + 2)]
+        for connection in mine[:MOST_LARGE]:
+            await post(connection, "#" * 100_000)
+        first, second = (post(connection, "#" * 100_000) for connection in mine[MOST_LARGE:])
+        await post(Connection(None, door.turns("me")), "#")
+        await post(Connection(None, door.turns("you")), "#" * 100_000)
+        assert not first.done()
+        mine[-2].lose()
+        with pytest.raises(Cancelled):
+            await first
+        assert not second.done()
+        mine[0].end_large()
+        assert (await second).spec.text == "#" * 100_000
+
+    asyncio.run(scene())
 
 
 def test_a_lease_is_held_until_the_next_request_or_the_end(tmp_path: Path) -> None:

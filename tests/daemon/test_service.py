@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from fakes.processes import LIMIT_S
 from fakes.worlds import World, make_world, open_descriptors
 
 from envmgr import lockfile, ready
-from envmgr.daemon.service import Service
+from envmgr.daemon.service import MOST_ALIASES, MOST_TEXTS, Service
 from envmgr.errors import (
     AliasTaken,
     EnvironmentInUse,
@@ -431,6 +432,22 @@ def test_aliases_of_users(daemon: Daemon) -> None:
     moved = daemon.have(ZLIB, ROOT, alias="mine", move_alias=True)
     moved.close()
     assert daemon.service.aliases(ANN).aliases == {"mine": moved.name}
+
+
+def test_what_costs_a_user_nothing_is_bounded(daemon: Daemon) -> None:
+    """Of a ready environment, a user leaves only so many texts and aliases behind; texts are answered all the same."""
+    lease = daemon.have(NUMPY)
+    lease.close()
+    for number in range(MOST_TEXTS + 20):
+        daemon.have(f"{NUMPY}# {number}\n", ANN).close()
+    assert len(list((daemon.world.root / "by-text").iterdir())) <= MOST_TEXTS + 1
+    for number in range(MOST_ALIASES):
+        os.symlink(lease.name, daemon.world.root / "envs" / f"alias{number}")
+    with pytest.raises(PolicyRefused) as raised:
+        daemon.service.set_alias(ANN, "more", wire.AliasRequest(environment=lease.name))
+    assert raised.value.fields["rule"] == "aliases-per-environment"
+    daemon.service.set_alias(ANN, "alias0", wire.AliasRequest(environment=lease.name))
+    daemon.service.set_alias(ROOT, "more", wire.AliasRequest(environment=lease.name))
 
 
 def test_an_alias_that_was_free_when_a_user_asked(daemon: Daemon) -> None:
