@@ -6,8 +6,9 @@ success, in this process and in all that it starts; ``syncfs``, ``sync`` and ``m
 cannot be taken away again, and the kernel wants `no_new_privs` for it: set-user-id programs have no power in a build.
 
 What a build leaves outside of its directory counts on no ``fsync`` either: entries of the package cache are believed
-only after the build's `syncfs` or within the same boot, uv and rattler write beside and rename. Errors of writing that
-``fsync`` would tell are told by `syncfs` (Linux 5.8).
+only after the build's `syncfs` or within the same boot (`envmgr.backends.archives`), and so is uv's cache
+(`envmgr.backends.pip.cache`); archives are hashed before they are unpacked; byte-code gets its name after the `syncfs`.
+Errors of writing that ``fsync`` would tell are told by `syncfs` (Linux 5.8).
 
 Where there is no seccomp, or the machine is not in the table, nothing is different but the time.
 

@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from envmgr import lockfile
 from envmgr.backends import bytecode, pip
+from envmgr.backends.pip.cache import Cache
 from envmgr.backends.pip.uv import Runner
 from envmgr.builder.recording import Recorder, counted
 from envmgr.errors import BuildFailed
@@ -42,6 +43,7 @@ class Interpreted:
         self._run = run
         self._report = report
         self._compiled = bytecode.Compiled(0, 0)
+        self._uv_cache = Cache(Path(request.uv_cache), report)
 
     def lock_pip(self) -> tuple[Sequence[LockedPackage], Sequence[str]]:
         """Solve the pip section; return its packages, and the names of those that are not reproducible."""
@@ -90,11 +92,15 @@ class Interpreted:
                 f"the environment's interpreter does not start (status {finished.status}): {' / '.join(finished.tail)}",
                 hint="do its packages fit this machine?",
             )
-        for warning in pip.check(self._prefix, uv_cache=self._uv_cache(), run=self._run, report=self._report):
+        for warning in pip.check(
+            self._prefix, uv_cache=Path(self._request.uv_cache), run=self._run, report=self._report
+        ):
             self._report.warn("check", warning)
+        self._uv_cache.leave()
 
     def share(self) -> None:
-        """Keep the byte-code in the package cache; only once the prefix is on disk."""
+        """Keep the byte-code in the package cache, and what uv has fetched; only once all is on disk."""
+        self._uv_cache.mark_synced()
         bytecode.share(self._compiled, Path(self._request.package_cache), replace=self._request.validate_packages)
 
     def _around(self) -> _Around:
@@ -103,13 +109,8 @@ class Interpreted:
             "prefix": self._prefix,
             "settings": request.pip_settings,
             "network": request.network,
-            "uv_cache": self._uv_cache(),
+            "uv_cache": self._uv_cache.open(),
             "environ": dict(request.variables),
             "run": self._run,
             "report": self._report,
         }
-
-    def _uv_cache(self) -> Path:
-        cache = Path(self._request.uv_cache)
-        cache.mkdir(parents=True, exist_ok=True)
-        return cache
