@@ -45,6 +45,7 @@ def collect(run: Run) -> None:
             is_done = _packages(run, clock.monotonic() + _SLICE_S)
             if is_done:
                 _locks(run)
+                _links(run)
                 _bytecode(run)
                 moved = _uv(run)
         clock.sleep(0.0 if is_done else _PAUSE_S)
@@ -114,6 +115,28 @@ def _locks(run: Run) -> None:
     stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in needed]
     if stale:
         run.free(stale, f"{len(stale)} lock files of packages that no environment needs", shown=directory)
+
+
+def _links(run: Run) -> None:
+    """Free the links to packages that are not there, or not needed, with rattler's lock file beside each.
+
+    Builds make and follow them while they hold `.use`; one that misses a link makes it anew.
+    """
+    needed = _needed(run)
+    directory = cache.links_to_packages(run.context.layout)
+    unpacked = cache.unpacked(run.context.layout).resolve()
+    kept, links, others = set(), [], []
+    for path in _listed(directory):
+        target = path.resolve()
+        if not path.is_symlink():
+            others.append(path)
+        elif target.exists() and (target.parent != unpacked or target.name in needed):
+            kept.add(path.name)
+        else:
+            links.append(path)
+    beside = [path for path in others if path.name.removesuffix(".lock") not in kept]
+    if links or beside:
+        run.free([*links, *beside], f"{len(links)} links to packages that no environment needs", shown=directory)
 
 
 def _bytecode(run: Run) -> None:

@@ -6,6 +6,7 @@
     pkgs/archives/<sha256>    verified archives, as downloaded
     pkgs/unpacked/<key>       unpacked packages, whose files the prefixes share; <key>.ok says that one is complete
     pkgs/locks/<key>          flock: one build fetches or unpacks this package
+    pkgs/named/<name>         link to an unpacked package by the name that rattler wants; <name>.lock is rattler's
     pkgs/bytecode/*/<sha256>  byte-code by the digest of its source; the environments' own files, linked
 
 The key of an unpacked package is the first 48 digits of its archive's SHA-256: still beyond any collision, and short
@@ -63,6 +64,11 @@ def unpacked(layout: Layout) -> Path:
 def locks_of_packages(layout: Layout) -> Path:
     """Return where builds lock a package while they fetch or unpack it."""
     return layout.packages / "locks"
+
+
+def links_to_packages(layout: Layout) -> Path:
+    """Return where builds link to unpacked packages by other names."""
+    return layout.packages / "named"
 
 
 def unused_bytecode(layout: Layout, links: Links) -> tuple[Path, ...]:

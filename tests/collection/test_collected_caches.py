@@ -63,6 +63,30 @@ def test_what_a_lockfile_names_is_kept(world: World, key: str) -> None:
     assert found[0].size_bytes >= 70_000
 
 
+def test_links_that_lead_nowhere(world: World) -> None:
+    """A link goes with its package, or when it leads nowhere, and rattler's lock with it; a needed one's stay."""
+    create(world, ONE)
+    kept, unneeded = "ab" * 32, "cd" * 32
+    with lockfile(world).open("a") as file:
+        file.write(f"# {kept}\n")
+    for key in (kept, unneeded):
+        cached(world, key)
+    named = world.layout.packages / "named"
+    named.mkdir()
+    (named / "e").symlink_to(world.layout.packages / "unpacked")
+    for name, key in {"kept-1.0-0": kept, "unneeded-1.0-0": unneeded, "gone-1.0-0": "ef" * 32}.items():
+        (named / name).symlink_to(f"e/{cache.unpacked_key(key)}")
+        (named / f"{name}.lock").touch()
+    (named / "never-1.0-0.lock").touch()
+    planned = world.manager().collect(dry_run=True)
+    assert len(list(named.iterdir())) == 8
+    found = world.manager().collect()
+    assert found == planned
+    assert "2 links to packages that no environment needs" in [thing.reason for thing in found]
+    assert {path.name for path in named.iterdir()} == {"e", "kept-1.0-0", "kept-1.0-0.lock"}
+    assert world.manager().collect() == ()
+
+
 def test_a_dry_run_tells_what_the_collection_of_environments_frees(world: World, clock: FakeClock) -> None:
     """Packages and byte-code that only collected environments share are told, and counted once, as a run frees them."""
     create(world, ONE)

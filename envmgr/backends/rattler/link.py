@@ -8,7 +8,8 @@ nothing, and its lock has no one to keep waiting. The paths of these layers, whi
 then replaced by the entries' own.
 
 A link that all builds share is made once and never changed: a build that found it right may rely on it. Where it leads
-to another package of the same name, version and build, the build has a link of its own, which comes first. Shared they
+to another package of the same name, version and build, the build has a link of its own, which comes first. Collection
+deletes those whose package no environment needs, with rattler's lock file, while no build is at work. Shared they
 are because a link and rattler's lock file beside it are two new inodes for each package, which ext4 takes half a
 millisecond each to find where many were deleted a moment ago.
 
