@@ -63,7 +63,7 @@ def open_for_writing(root: Path, mode: Mode = "personal") -> Layout:
 
 def translate(error: OSError, where: Path) -> Exception:
     """Return the store's own error for one of the operating system, or the same where there is none."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+    if error.errno in fsio.OUT_OF_SPACE:
         return NoSpace(
             f"no space left (bytes, inodes or quota) on the file system of {where}", hint="envmgr gc frees some"
         )
