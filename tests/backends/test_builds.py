@@ -15,7 +15,15 @@ from demo.packages import fabricate, index
 
 from envmgr import lockfile
 from envmgr.backends.spawner import Spawner
-from envmgr.errors import Corrupt, IncompatibleHost, InvalidSpec, LockfileMismatch, PolicyRefused, Unsatisfiable
+from envmgr.errors import (
+    ChannelError,
+    Corrupt,
+    IncompatibleHost,
+    InvalidSpec,
+    LockfileMismatch,
+    PolicyRefused,
+    Unsatisfiable,
+)
 from envmgr.wire.pipe import Channel, Network
 
 
@@ -304,6 +312,22 @@ def test_envmgr_may_be_importable_by_the_parents_path_only(host: Host, channel: 
     command = [sys.executable, "-c", code, str(tmp_path / "store"), channel.as_uri()]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_an_archive_that_is_no_file(host: Host, tmp_path: Path, kind: str) -> None:
+    """A pipe, which nobody writes to, and a device, which never ends, are refused: anybody's spec may name them."""
+    directory = tmp_path / "chan"
+    fabricate(directory, "lib", "1.0")
+    index(directory)
+    (archive,) = directory.rglob("lib-1.0-*.conda")
+    archive.unlink()
+    if kind == "pipe":
+        os.mkfifo(archive)
+    else:
+        archive.symlink_to("/dev/zero")
+    with pytest.raises(ChannelError, match="no regular file"):
+        host.build(directory.as_uri(), conda=("lib",))
 
 
 def test_probe_tells_what_is_wrong_with_a_channel(channel: Path) -> None:

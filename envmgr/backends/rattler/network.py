@@ -22,6 +22,7 @@ import os
 import random
 import re
 import socket
+import stat
 import struct
 import time
 from collections.abc import Awaitable, Iterable
@@ -216,7 +217,10 @@ def _copy(url: str, sink: Sink) -> None:
     sink.restart()
     path = Path(unquote(urlsplit(url).path))
     try:
-        with path.open("rb") as file:
+        # A spec may name any file of this host: a pipe would never end to open, nor a device to be read.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ChannelError(f"{path} is no regular file")
             while block := file.read(_BLOCK_BYTES):
                 sink.write(block)
     except FileNotFoundError as error:
