@@ -99,6 +99,8 @@ class Entries:
             return False
         if self.look(key, validate=validate) is not None:
             return False
+        # The old one's seal may say ``synced`` and, of the same archive, fit the new one as well.
+        self._seal_path(key).unlink(missing_ok=True)
         _exchange(entry, fresh)
         return True
 

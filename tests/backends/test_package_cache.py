@@ -11,6 +11,7 @@ import tarfile
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from backend_hosts import Built, Host
 from backend_servers import serve
 from demo.packages import fabricate, index
 
+from envmgr.backends.unpacked import SYNCED, Entries
 from envmgr.errors import Corrupt, PolicyRefused
 
 pytestmark = pytest.mark.slow  # each test is a few builds; test_builds.py has those that scripts/check runs
@@ -154,6 +156,23 @@ def test_an_entry_of_an_earlier_boot_that_was_never_synced_is_made_anew(host: Ho
     seal.unlink()
     host.build(conda=("big",), lockfile=first.locked[0])
     assert seal.read_text().split()[0] == "synced"
+
+
+def test_what_is_exchanged_is_not_said_to_be_on_disk(tmp_path: Path) -> None:
+    """Who is killed after he exchanged a damaged entry leaves one without a seal, not one with the old one's."""
+    entries, key = Entries(tmp_path), "0" * 64
+    for name in ("first", "second"):
+        fresh = tmp_path / name
+        (fresh / "info").mkdir(parents=True)
+        (fresh / "info/paths.json").write_text("{}")
+        os.utime(fresh / "info/paths.json", (1, 1))
+        seal = entries.settle(fresh)
+        is_damaged = entries.put(key, fresh, validate=True)
+        if not is_damaged:
+            entries.write_seal(key, replace(seal, state=SYNCED))
+            assert entries.look(key) is not None
+    assert is_damaged
+    assert entries.look(key) is None
 
 
 def test_without_a_sha256_only_by_setting(host: Host, own: Path) -> None:
