@@ -162,10 +162,7 @@ def ensure(
     if isinstance(spec, str) and not is_text(spec) and not is_file(spec):
         lease = ready.acquire(store, spec)
         if lease is None:
-            raise EnvironmentNotFound(
-                f"there is no environment {spec!r} in {store}",
-                hint=f"create it from its spec; to name a file, write ./{spec}",
-            )
+            raise _not_found(store, spec)
         return _with_alias(Environment(lease), alias, store)
     text, source = read(spec)
     key = None if text is None else ready.text_key(text)
@@ -182,6 +179,15 @@ def ensure(
     if key is not None and not parsed.has_includes and ready.seen_name(store, key) != parsed.name:
         _remember(store, key, parsed.name)
     return environment
+
+
+def _not_found(store: str, word: str) -> EnvironmentNotFound:
+    name = ready.resolve_alias(store, word)
+    if name is None or name == word:
+        message = f"there is no environment {word!r} in {store}"
+    else:
+        message = f"{word} stands for {name}, which is not in {store}"
+    return EnvironmentNotFound(message, hint=f"create it from its spec; to name a file, write ./{word}")
 
 
 def _ensure_parsed(

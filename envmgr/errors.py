@@ -244,7 +244,7 @@ class LockfileMismatch(EnvmgrError):
 
 
 class Cancelled(EnvmgrError):
-    """The caller ended the operation (SIGINT, SIGTERM, or a cancel request)."""
+    """The caller ended the operation (SIGINT, or a cancel request); the command line ends with 143 after SIGTERM."""
 
     code = "cancelled"
     http_status = 499

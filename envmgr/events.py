@@ -50,5 +50,10 @@ class Event:
 Reporter = Callable[[Event], None]
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 package``, ``2 packages``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def ignore(_event: Event) -> None:
     """Be the reporter of a caller that does not want to know."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from envmgr.events import Event, Reporter
+from envmgr.events import Event, Reporter, counted
 from envmgr.model import LockedPackage
 
 _REPORT_EVERY_S = 0.1
@@ -104,7 +104,7 @@ class Progress:
         self._fetched = 0
         self._unpacked = 0
         self.fetched_bytes = 0
-        report(Event("begin", "fetch", f"{self._count} packages"))
+        report(Event("begin", "fetch", counted(self._count, "package")))
 
     def add_bytes(self, size_bytes: int) -> None:
         with self._lock:

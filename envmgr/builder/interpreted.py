@@ -14,9 +14,9 @@ from envmgr import lockfile
 from envmgr.backends import bytecode, pip
 from envmgr.backends.pip.cache import Cache
 from envmgr.backends.pip.uv import Runner
-from envmgr.builder.recording import Recorder, counted
+from envmgr.builder.recording import Recorder
 from envmgr.errors import BuildFailed
-from envmgr.events import Event, Reporter
+from envmgr.events import Event, Reporter, counted
 from envmgr.model import LockedPackage, Lockfile
 from envmgr.wire.pipe import BuildRequest, Network, PipSettings
 

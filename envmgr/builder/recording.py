@@ -40,8 +40,3 @@ class Recorder:
     def warn(self, phase: Phase, text: str) -> None:
         self.warnings.append(text)
         self(Event("warning", phase, text))
-
-
-def counted(number: int, noun: str) -> str:
-    """Return ``1 package``, ``2 packages``."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

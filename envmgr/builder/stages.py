@@ -28,9 +28,9 @@ from envmgr.backends.rattler import prefix as prefixes
 from envmgr.backends.rattler import solve as solving
 from envmgr.backends.rattler import virtual_packages as virtual
 from envmgr.backends.rattler.network import Http
-from envmgr.builder.recording import Recorder, counted
+from envmgr.builder.recording import Recorder
 from envmgr.errors import PolicyRefused
-from envmgr.events import Reporter
+from envmgr.events import Reporter, counted
 from envmgr.fsio import Step
 from envmgr.model import LockedPackage, Lockfile
 from envmgr.wire.pipe import BuildRequest, BuildResult

@@ -11,6 +11,7 @@ The manager and the parser are imported when they are asked for: ``shell-hook`` 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING
 from envmgr import client, ready
 from envmgr.cli import output, progress
 from envmgr.errors import EnvironmentNotFound, InvalidSpec, UsageError
+from envmgr.names import is_alias
 
 if TYPE_CHECKING:
     import typer
@@ -180,6 +182,16 @@ class Call:
 
     def not_found(self, word: str) -> EnvironmentNotFound:
         """Return the error for a word that leads nowhere in this store."""
+        if is_file(word):
+            return EnvironmentNotFound(
+                f"the environment of {word} is not in {self.root}", hint=f"envmgr create {shlex.quote(word)} makes it"
+            )
+        name = ready.resolve_alias(self.root, word) if is_alias(word) else None
+        if name is not None:
+            return EnvironmentNotFound(
+                f"{word} stands for {name}, which is not in {self.root}",
+                hint="envmgr create FILE makes it again from its spec",
+            )
         return EnvironmentNotFound(
             f"there is no environment {word!r} in {self.root}",
             hint=_file_hint(word) or "envmgr list shows what is there",

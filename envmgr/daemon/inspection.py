@@ -147,7 +147,9 @@ class Inspection:
         """Return the name that a name or an alias stands for."""
         name = ready.resolve_alias(self._root, word)
         if name is None:
-            raise EnvironmentNotFound(f"there is no environment {word!r} in {self._root}", hint="envmgr list")
+            raise EnvironmentNotFound(
+                f"there is no environment {word!r} in {self._root}", hint="envmgr list shows what is there"
+            )
         return name
 
     def _stored_spec(self, name: EnvName) -> Spec:

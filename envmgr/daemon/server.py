@@ -42,6 +42,7 @@ from envmgr.daemon.routes import Routes
 from envmgr.daemon.service import Service
 from envmgr.daemon.tokens import Tokens
 from envmgr.daemon.workers import Workers
+from envmgr.errors import EnvmgrError
 from envmgr.manager.manager import Manager
 from envmgr.model import Caller
 from envmgr.operations import Operations
@@ -179,6 +180,8 @@ class Daemon:
         self._notifier.reloading()
         try:
             await asyncio.get_running_loop().run_in_executor(None, self._service.reload)
+        except EnvmgrError as error:
+            _log.warning("the settings could not be read again; those from before stay in force: %s", error.message)
         except Exception:  # noqa: BLE001 - the old settings stay in force, whatever is wrong with the new ones
             _log.exception("the settings could not be read again; those from before stay in force")
         else:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr import fsio
+from envmgr.events import counted
 from envmgr.fsio import Step
 from envmgr.names import is_name
 from envmgr.store import cache
@@ -114,7 +115,7 @@ def _locks(run: Run) -> None:
     directory = cache.locks_of_packages(run.context.layout)
     stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in needed]
     if stale:
-        run.free(stale, f"{len(stale)} lock files of packages that no environment needs", shown=directory)
+        run.free(stale, f"{counted(len(stale), 'lock file')} of packages that no environment needs", shown=directory)
 
 
 def _links(run: Run) -> None:
@@ -143,7 +144,7 @@ def _bytecode(run: Run) -> None:
     """Free byte-code in bulk: it is thousands of small files, which nobody wants to read one by one."""
     unused = cache.unused_bytecode(run.context.layout, run.links)
     if unused:
-        reason = f"byte-code of {len(unused)} files, of no environment"
+        reason = f"byte-code of {counted(len(unused), 'file')}, of no environment"
         run.free(unused, reason, shown=cache.bytecode(run.context.layout))
 
 
@@ -180,7 +181,9 @@ def texts(run: Run) -> None:
         if is_old and is_name(target) and target not in published:
             stale.append(path)
     if stale:
-        run.free(stale, f"{len(stale)} remembered texts of environments that are not there", shown=layout.by_text)
+        run.free(
+            stale, f"{counted(len(stale), 'remembered text')} of environments that are not there", shown=layout.by_text
+        )
 
 
 def _listed(directory: Path) -> list[Path]:

@@ -146,7 +146,8 @@ class _Demand:
             return None
         total = self._census.total.size_bytes
         if 0 < limits.max_total_bytes < total:
-            return f"all together are {_mib(total)}, and {_mib(limits.max_total_bytes)} are allowed; " + _idle(unused_s)
+            allowed = _size(limits.max_total_bytes)
+            return f"all together are {_size(total)}, and {allowed} are allowed; {_idle(unused_s)}"
         if self._excess is None or (self._excess.disk_bytes <= 0 and self._excess.inodes <= 0):
             return None
         what = "bytes" if self._excess.disk_bytes > 0 else "inodes"
@@ -226,5 +227,8 @@ def _days(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:.1f} GiB" if size_bytes >= 2**30 else f"{size_bytes / 2**20:.1f} MiB"
+def _size(size_bytes: int) -> str:
+    for unit, length in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if size_bytes >= length:
+            return f"{size_bytes / length:.1f} {unit}"
+    return f"{size_bytes} B"

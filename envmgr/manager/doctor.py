@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from envmgr import cgroups
 from envmgr.errors import Corrupt, EnvmgrError, StoreTooNew, UsageError
+from envmgr.events import counted
 from envmgr.manager.context import Context, free_space
 from envmgr.model import Json
 from envmgr.names import EnvName, is_name
@@ -158,7 +159,7 @@ def _publications(layout: Layout) -> Iterator[Finding]:
             damaged = True
             yield Finding("records", "error", error.message, error.hint)
     if not damaged:
-        yield Finding("records", "ok", f"{len(published)} environments")
+        yield Finding("records", "ok", counted(len(published), "environment"))
 
 
 def _aliases(layout: Layout) -> Iterator[Finding]:
@@ -168,7 +169,7 @@ def _aliases(layout: Layout) -> Iterator[Finding]:
     for alias, name in dangling.items():
         yield Finding("aliases", "warning", f"{alias} leads to {name}, which is not there", "envmgr alias remove")
     if not dangling:
-        yield Finding("aliases", "ok", f"{len(aliases)} aliases")
+        yield Finding("aliases", "ok", f"{len(aliases)} alias{'' if len(aliases) == 1 else 'es'}")
 
 
 def _exclusive_holders(layout: Layout) -> Iterator[Finding]:
@@ -188,7 +189,7 @@ def _leftovers(layout: Layout) -> Iterator[Finding]:
     kept = set(publication.published(layout).values())
     leftovers = [build for build in sweep.all_builds(layout) if build not in kept]
     if leftovers:
-        yield Finding("builds", "ok", f"{len(leftovers)} builds without a name (in use, or the next gc takes them)")
+        yield Finding("builds", "ok", f"{counted(len(leftovers), 'build')} without a name (in use, or for the next gc)")
 
 
 def _cache(layout: Layout) -> Iterator[Finding]:

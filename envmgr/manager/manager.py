@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from envmgr import ready
+from envmgr.errors import EnvironmentNotFound
 from envmgr.events import Reporter, ignore
 from envmgr.manager import (
     collection,
@@ -180,7 +181,8 @@ class Manager:
     @_writes
     def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
         """Let an alias stand for a name that is there; `AliasTaken` unless `move`."""
-        inspection.show(self._layout, name)
+        if publication.current(self._layout, name) is None:  # also one that failed, or of which only the spec is kept
+            raise EnvironmentNotFound(f"{name} is not in {self._layout.root}", hint="envmgr create FILE makes it")
         publication.set_alias(self._layout, alias, name, move=move)
 
     @_writes

@@ -57,14 +57,17 @@ class Absent(DaemonUnavailable):
     """Nobody listens at the socket."""
 
 
-def unavailable(path: str, what: str) -> DaemonUnavailable:
-    """Return the error for a daemon that does not do its part."""
-    return DaemonUnavailable(f"the daemon at {path} {what}", hint=_remedy(path))
+def unavailable(path: str, what: str, *, is_running: bool = False) -> DaemonUnavailable:
+    """Return the error for a daemon that does not do its part; one that runs has to be ended before it is started."""
+    return DaemonUnavailable(f"the daemon at {path} {what}", hint=_remedy(path, is_running=is_running))
 
 
-def _remedy(path: str) -> str:
+def _remedy(path: str, *, is_running: bool) -> str:
     if path.startswith(f"{ready.SERVICE_SOCKET_DIR}/"):
-        how = "systemctl status envmgr.service says how it is, systemctl start envmgr.service starts it"
+        verb, how = ("restart", "starts it anew") if is_running else ("start", "starts it")
+        how = f"systemctl status envmgr.service says how it is, systemctl {verb} envmgr.service {how}"
+    elif is_running:
+        how = "envmgr daemon names its process; after that one has been ended it starts another"
     else:
         how = "envmgr daemon starts it"
     return f"{how}; nothing that was made is lost, and the same call can be made again"
@@ -235,7 +238,9 @@ class Connection:
                 return
             if time.monotonic() - since >= allowed_s:
                 if not (can_ask and self._is_patient and self._lives()):
-                    raise unavailable(self._path, f"has not answered for {time.monotonic() - since:.0f} s")
+                    raise unavailable(
+                        self._path, f"has not answered for {time.monotonic() - since:.0f} s", is_running=True
+                    )
                 since = time.monotonic()
 
     def _slice_s(self) -> float:
@@ -263,7 +268,9 @@ class Connection:
         try:
             while not self._try_connect(address):
                 if time.monotonic() >= until:
-                    raise unavailable(self._path, "takes no connection: too many wait for it, or it stands still")
+                    raise unavailable(
+                        self._path, "takes no connection: too many wait for it, or it stands still", is_running=True
+                    )
                 time.sleep(min(_CONNECT_PAUSE_S, self._slice_s()))
         finally:
             if directory >= 0:
@@ -288,12 +295,22 @@ class Connection:
         if isinstance(error, PermissionError):
             return PermissionRefused(
                 f"may not connect to the daemon at {self._path}: {error.strerror}",
-                hint="the group of that socket may; ask its administrator to be in it",
+                hint=f"{_members(self._path)} may: ask an administrator to be one, and log in again",
             )
         if isinstance(error, (FileNotFoundError, NotADirectoryError, ConnectionRefusedError)):
             found = unavailable(self._path, "is not running")
             return Absent(found.message, hint=found.hint)
         return unavailable(self._path, f"cannot be reached: {error.strerror}")
+
+
+def _members(path: str) -> str:
+    """Return in words who may connect to a socket that is not everybody's."""
+    import grp  # noqa: PLC0415 - only here
+
+    try:
+        return f"members of the group {grp.getgrgid(os.stat(path).st_gid).gr_name}"
+    except (OSError, KeyError):
+        return "members of the socket's group"
 
 
 def answers(path: str) -> bool:

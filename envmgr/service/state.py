@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import grp
 import os
+import pwd
 import shutil
 import stat
 import subprocess
@@ -54,6 +55,16 @@ class State:
     @property
     def is_installed(self) -> bool:
         return self.prefix is not None
+
+    @property
+    def owner(self) -> str | None:
+        """The store's owner in words; ``None`` without a store."""
+        if self.owner_uid is None:
+            return None
+        try:
+            return pwd.getpwuid(self.owner_uid).pw_name
+        except KeyError:
+            return f"uid {self.owner_uid}"
 
     def to_json(self) -> Mapping[str, object]:
         return {"is_installed": self.is_installed, **asdict(self), "units": [asdict(unit) for unit in self.units]}

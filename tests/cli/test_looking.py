@@ -163,7 +163,7 @@ class TestDoctor:
         found = {finding["check"]: finding for finding in answer.record["findings"]}
         assert answer.code == 0, found
         assert "for its owner" in found["filesystem"]["message"]
-        assert found["records"]["message"] == "1 environments"
+        assert found["records"]["message"] == "1 environment"
         assert cli.as_nobody("doctor", "--quarantine").code == 11
 
     def test_a_daemon_that_left_its_socket(self, cli: Cli) -> None:

@@ -45,6 +45,14 @@ class TestRemove:
         cli.ready("gc")
         assert cli.leftovers() == []
 
+    def test_when_free_says_who_frees(self, cli: Cli) -> None:
+        """Without a daemon the files wait for the next command that frees."""
+        name = cli.ready("create", cli.spec()).out.strip()
+        with cli.using(name) as pid:
+            said = cli.ready("remove", name, "--when-free").err
+        assert f"stay while {pid} (cat)" in said
+        assert "the next create that builds, remove or gc frees them after that" in said
+
     def test_forget_drops_the_lockfile(self, cli: Cli) -> None:
         """The lockfile in force survives remove, and does not survive --forget."""
         path = cli.spec()

@@ -39,6 +39,16 @@ class TestRun:
             assert (answer.code, answer.out) == (6, "")
         assert not (cli.root / "builds").exists()
 
+    def test_an_alias_whose_environment_is_gone(self, cli: Cli) -> None:
+        """The error says what the alias stands for: after gc or remove, its own word would not help."""
+        path = cli.spec()
+        name = cli.ready("create", path, "--alias", "prod").out.strip()
+        cli.ready("remove", path)
+        for command in (("run", "prod", "--", "true"), ("shell-hook", "prod")):
+            answer = cli(*command)
+            assert answer.code == 6
+            assert answer.err.startswith(f"envmgr: prod stands for {name}, which is not in {cli.root}\n")
+
     def test_activation_and_arguments(self, cli: Cli) -> None:
         """The environment's variables are set, PATH leads into it, and arguments pass unchanged (no shell)."""
         path = cli.write("dependencies:\n  - numpy\nvariables:\n  COLOUR: $HOME\n")
@@ -125,6 +135,14 @@ class TestRun:
 
 
 class TestShellHook:
+    def test_a_file_whose_environment_is_not_there(self, cli: Cli) -> None:
+        """A spec's file is taken for one, and the hint is the command that makes its environment."""
+        path = cli.spec()
+        answer = cli("shell-hook", path)
+        assert (answer.code, answer.out) == (6, "")
+        assert f"the environment of {path} is not in {cli.root}" in answer.err
+        assert f"hint: envmgr create {path} makes it" in answer.err
+
     def test_unknown_ends_without_output(self, cli: Cli) -> None:
         """What is not there: exit code 6 and nothing for eval to do; a file is not built."""
         for word in ("nothing", "env-0123456789abcdef", str(cli.spec())):

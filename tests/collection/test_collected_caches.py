@@ -58,7 +58,7 @@ def test_what_a_lockfile_names_is_kept(world: World, key: str) -> None:
     assert not unpacked.exists()
     assert os.listdir(unpacked.parent) == os.listdir(world.layout.packages / "locks") == []
     assert [thing.reason for thing in found] == [
-        "package numpy 1.0 h1_0, which no environment needs", "1 lock files of packages that no environment needs",
+        "package numpy 1.0 h1_0, which no environment needs", "1 lock file of packages that no environment needs",
     ]  # fmt: skip
     assert found[0].size_bytes >= 70_000
 
@@ -107,7 +107,7 @@ def test_a_dry_run_tells_what_the_collection_of_environments_frees(world: World,
     assert [thing.name for thing in planned] == [ONE.name, None, None, None]
     environment, package, _, compiled = planned
     assert environment.size_bytes < 50_000 < package.size_bytes
-    assert "byte-code of 1 files" in compiled.reason
+    assert "byte-code of 1 file," in compiled.reason
     assert compiled.size_bytes >= 10_000
 
 

@@ -47,6 +47,13 @@ def test_what_was_not_used_for_long_goes(world: World, clock: FakeClock) -> None
     assert os.listdir(world.layout.trash) == []
 
 
+def test_sizes_are_told_in_the_unit_that_fits(world: World) -> None:
+    """A limit of a few bytes is told as such, and not as 0.0 MiB."""
+    create(world, ONE)
+    (thing,) = world.manager().collect(limits=Limits(max_total_bytes=10, min_age_s=0.0))
+    assert " and 10 B are allowed; " in thing.reason
+
+
 def test_what_was_collected_comes_back_the_same(world: World, clock: FakeClock) -> None:
     """Alias, spec and lockfile of a collected environment stay; created again, it has the same packages."""
     create(world, ONE, alias="training")

@@ -173,6 +173,8 @@ def test_reload(daemon: Daemon) -> None:
     daemon.send(signal.SIGHUP)
     daemon.wait_told("READY=1")
     assert "could not be read again" in daemon.words
+    assert "settings.toml is not TOML" in daemon.words
+    assert "Traceback" not in daemon.words
     with daemon.client() as first, daemon.client() as second:
         assert first.ask("GET", "/v1/health/live").status == 200
         assert second.ask("GET", "/v1/health/live").error(429)["fields"]["setting"] == "max_connections_per_user"

@@ -36,6 +36,14 @@ def test_an_alias_that_cannot_be_had_costs_no_build(world: World, alias: str, er
     assert os.listdir(world.layout.builds) == before
 
 
+def test_an_alias_whose_environment_is_gone(world: World) -> None:
+    """The error names what the alias stands for."""
+    name = spec_of("numpy").name
+    world.manager().remove(name)
+    with pytest.raises(envmgr.EnvironmentNotFound, match=f"prod stands for {name}"):
+        envmgr.ensure("prod", root=world.root)
+
+
 def test_what_is_ready_gets_its_alias(world: World) -> None:
     """The spec, and the name, of an environment that is there get an alias that is free, and keep one they have."""
     spec = spec_of("numpy")

@@ -144,6 +144,9 @@ def test_an_alias_is_checked_before_and_set_after(place: Place, front: Manager |
     front.set_alias(alias, other.name, move=True)
     assert ready.resolve_alias(str(place.root), alias) == other.name
     assert error_of(EnvironmentNotFound, front.set_alias, names.alias("free"), ABSENT)["code"] == "not_found"
+    front.remove(wanted.name)
+    gone = error_of(EnvironmentNotFound, front.set_alias, alias, wanted.name, move=True)
+    assert gone["hint"] == "envmgr create FILE makes it"
     assert front.remove_alias(alias) == other.name
     assert error_of(EnvironmentNotFound, front.remove_alias, alias)["code"] == "not_found"
 

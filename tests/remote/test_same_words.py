@@ -72,3 +72,14 @@ def test_the_same_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     served = _told_in(tmp_path / "b", monkeypatch.setenv, is_served=True)
     for without, through in zip(alone, served, strict=True):
         assert through == without
+
+
+def test_who_frees_what_is_still_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only here the words differ: where a daemon runs it frees the files, and nobody has to give a command for it."""
+    with daemon_process.place(tmp_path, is_served=True) as place:
+        monkeypatch.setenv("HOME", str(place.directory))
+        cli = Cli(place.directory)
+        name = cli.ready("create", cli.spec()).out.strip()
+        with cli.using(name) as pid:
+            said = cli.ready("remove", name, "--when-free").err
+    assert re.search(rf"stay while .*{pid} \(cat\).* runs, and the daemon frees them after that", said)

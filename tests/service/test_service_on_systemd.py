@@ -78,6 +78,7 @@ def test_status(host: ServiceHost) -> None:
     assert record["units"][0]["pid"] == host.main_pid
     assert (record["mode"], record["group"]) == ("0660", "envusers")
     assert record["version"].startswith(record["this_version"])
+    assert ", owner envmgr" in host.box.ok("envmgr", "service", "status")
 
 
 def test_only_root_installs(host: ServiceHost) -> None:

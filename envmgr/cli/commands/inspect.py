@@ -169,9 +169,9 @@ def doctor(
 ) -> int:
     """Check this host and its store.
 
-    Looked at: daemon, settings, file system, locks, disk, clock, channels, cache, foreign things. Its owner's makes the
-    store if there is none; another user is told what he may see. Exit code 0 without errors (warnings are none), 12 if
-    something in the store is corrupt, else 1.
+    Looked at: daemon, settings, file system, locks, disk, clock, channels, cache, foreign things. Where there is no
+    store one is made, if it may be yours; who is not its owner is told what he may see. Exit code 0 without errors
+    (warnings are none), 12 if something in the store is corrupt, else 1.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     findings = _findings(call, only=only, quarantine=quarantine)

@@ -38,6 +38,8 @@ def remove(
     then the daemon frees them, or where there is none the next create that builds, remove or gc of anything.
     Its lockfile stays, so that create makes the same environment again.
     """
+    from envmgr.manager.manager import Manager
+
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
     if not is_file(x) and names.is_alias(x):
@@ -58,9 +60,8 @@ def remove(
         call.say(f"{name} is removed")
     else:
         whom = ", ".join(map(str, removed.users)) or "somebody"
-        call.say(
-            f"{name} is removed; its files stay while {whom} runs, and the next create or gc after that frees them"
-        )
+        who = "the next create that builds, remove or gc" if isinstance(manager, Manager) else "the daemon"
+        call.say(f"{name} is removed; its files stay while {whom} runs, and {who} frees them after that")
     call.answer(
         {
             "name": name,

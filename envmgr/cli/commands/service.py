@@ -99,5 +99,5 @@ def _facts(found: State) -> list[tuple[str, str]]:
         facts.append((unit.name, text + (f": {unit.says}" if unit.says else "")))
     facts.append(("socket", f"{found.socket}, mode {found.mode}, group {found.group}" if found.has_socket else "-"))
     count = "-" if found.environments is None else output.count(found.environments, "environment")
-    facts.append(("store", f"{found.root}: {count}" + (f" of uid {found.owner_uid}" if found.owner_uid else "")))
+    facts.append(("store", f"{found.root}: {count}" + (f", owner {found.owner}" if found.owner else "")))
     return facts

@@ -103,7 +103,7 @@ def _facts(found: Found, now: float) -> Iterator[tuple[str, str]]:
         state = "draining" if daemon["is_draining"] else "running"
         since = output.moment(daemon["started_at"])
         yield "daemon", f"{state} since {since}, envmgr {daemon['version']}, pid {daemon['pid']} on {daemon['host']}"
-        yield "you", {"admin": "may do everything", "use": "may use and ensure"}.get(daemon["role"], daemon["role"])
+        yield "you", {"admin": "may do everything", "use": "may create and use"}.get(daemon["role"], daemon["role"])
     yield "store", found["root"] + ("" if daemon is None else f" ({daemon['mode']})")
     yield "environments", f"{found['environments']}, {found['leases']} in use"
     yield "disk", f"{output.size(found['size_bytes'])} in environments, {output.size(found['free_bytes'])} free"
