@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from answers import Answer
 from fakes.backend import FakeBackend, Orders
 from fakes.processes import Forked
 
@@ -20,24 +20,6 @@ from envmgr.cli import main
 
 PROGRAM = Path(__file__).with_name("program.py")
 LIMIT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command left behind."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The one JSON record on standard output; anything else there fails."""
-        assert self.out.endswith("\n")
-        assert self.out.count("\n") == 1
-        record = json.loads(self.out)
-        assert isinstance(record, dict)
-        return record
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from answers import Answer
 from demo.packages import fabricate, index
 
 from envmgr import wiring
@@ -34,29 +35,6 @@ from envmgr.names import EnvName
 LIMIT_S = 90.0
 SEARCH = "import sys\nfor line in sys.stdin:\n    print(eval(line), flush=True)\n"
 """A job that answers each line on standard input with its value."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The one JSON record on standard output."""
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of a command that was given ``--json``."""
-        found = self.record["error"]
-        assert isinstance(found, dict)
-        return found
 
 
 @dataclass

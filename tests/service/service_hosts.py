@@ -9,10 +9,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from answers import Answer
 from demo.packages import fabricate, index
 from places import CHECKOUT
 from systemd_box import LIMIT_S, Box, Lines
@@ -20,31 +20,6 @@ from systemd_box import LIMIT_S, Box, Lines
 SERVICE = "envmgr.service"
 USERS = {"alice": "envusers", "bob": "envusers", "carol": "envusers,envadmins", "mallory": ""}
 STORE = "/var/lib/envmgr"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """How a command ended and what it said."""
-
-    code: int
-    out: str
-    err: str
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The one JSON record on standard output."""
-        found = json.loads(self.out)
-        assert isinstance(found, dict)
-        return found
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The error of a command that had to fail."""
-        assert self.code != 0, self.out
-        assert "Traceback" not in self.err
-        found = self.record["error"]
-        assert isinstance(found, dict)
-        return found
 
 
 def make_channel(directory: Path) -> Path:

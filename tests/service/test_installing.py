@@ -7,7 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from service_hosts import SERVICE, STORE, Answer, ServiceHost, ended
+from answers import Answer
+from service_hosts import SERVICE, STORE, ServiceHost, ended
 
 pytestmark = pytest.mark.slow
 
