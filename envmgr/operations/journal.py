@@ -6,6 +6,8 @@ for entries that are no longer kept is told where they were and how many (``lost
 * every change of state, and the end;
 * of what is reported: begins and ends of phases, warnings and log lines, and of the progress inside one phase one entry
   in `PROGRESS_PAUSE_S` (the rest gets no number at all, so that nobody misses it);
+* of each message, the first `MAX_MESSAGE_CHARS`: the lines of a log are as long as some package's script makes them,
+  and every reader gets a copy;
 * at most `MAX_ENTRIES`. When there are more, the oldest progress goes first, then the oldest log lines, then whatever
   is oldest, so that a reader who comes late to a big build still hears of all its phases;
 * of an operation that ended a while ago (`trim`): changes of state, warnings and the end.
@@ -22,6 +24,7 @@ from typing import Literal, NamedTuple
 from envmgr.events import Event, Phase
 
 MAX_ENTRIES = 2000
+MAX_MESSAGE_CHARS = 4000
 PROGRESS_PAUSE_S = 0.2
 _FREED_AT_ONCE = MAX_ENTRIES // 10
 
@@ -63,7 +66,10 @@ class Journal:
             if before is not None and now - before < PROGRESS_PAUSE_S:
                 return False
             self._progress_at[event.phase] = now
-        self.add("progress", event.to_json())
+        data = event.to_json()
+        if len(event.message) > MAX_MESSAGE_CHARS:
+            data["message"] = f"{event.message[:MAX_MESSAGE_CHARS]}…"
+        self.add("progress", data)
         return True
 
     def since(self, event_id: int) -> tuple[JournalEntry, ...]:

@@ -1,8 +1,9 @@
 """Which interpreter the service runs: this process's own where the service's user can start it, else a copy of it.
 
-Below a home directory, or below a directory that others may not search, it cannot: then an interpreter that lies whole
-below one prefix (built from source, pyenv, uv) is copied. One of a conda environment is refused: its libraries lie
-scattered among those of the environment's other packages.
+Below a home directory, or below a directory that others may not search, it cannot; and where its files, or a directory
+on their way, belong to somebody else than root, he could let the service run what he likes. Then an interpreter that
+lies whole below one prefix (built from source, pyenv, uv) is copied. One of a conda environment is refused: its
+libraries lie scattered among those of the environment's other packages.
 """
 
 from __future__ import annotations
@@ -28,10 +29,16 @@ def executable() -> Path:
 
 
 def is_startable_by_others(program: Path) -> bool:
-    """Tell whether every user may execute `program`, and the service's unit lets it be seen."""
+    """Tell whether every user may execute `program`, none but root can change it, and the unit lets it be seen."""
     if any(str(program).startswith(f"{place}/") for place in _HIDDEN):
         return False
-    return all(part.stat().st_mode & 0o005 == 0o005 for part in (program, *program.parents))
+    return all(map(is_open_and_roots, (program, *program.parents)))
+
+
+def is_open_and_roots(path: Path) -> bool:
+    """Tell whether every user may read and execute (or search) `path`, and not every user, but root, may change it."""
+    status = path.stat()
+    return status.st_mode & 0o007 == 0o005 and status.st_uid == 0
 
 
 def standard_library() -> Path:

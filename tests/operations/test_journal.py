@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from envmgr.events import Event
-from envmgr.operations.journal import MAX_ENTRIES, PROGRESS_PAUSE_S, Journal, JournalEntry
+from envmgr.operations.journal import MAX_ENTRIES, MAX_MESSAGE_CHARS, PROGRESS_PAUSE_S, Journal, JournalEntry
 
 FIXED = settings(derandomize=True, max_examples=100, deadline=None)
 
@@ -35,6 +35,15 @@ def filled(clock: FakeClock, phases: int, per_phase: int) -> Journal:
         journal.report(Event("end", "link"))
     journal.add("end", {})
     return journal
+
+
+def test_a_message_is_not_kept_at_any_length() -> None:
+    """Of a line that somebody's script made very long, the beginning is kept."""
+    journal = Journal(FakeClock().monotonic)
+    for length in (MAX_MESSAGE_CHARS, 1 << 20):
+        journal.report(Event("log", "link", "x" * length))
+    whole, cut = (entry.data["message"] for entry in journal.since(0))
+    assert (whole, cut) == ("x" * MAX_MESSAGE_CHARS, "x" * MAX_MESSAGE_CHARS + "…")
 
 
 def test_progress_comes_in_moderation() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+import pytest
 
 from envmgr.service import interpreter
 
@@ -30,3 +33,18 @@ def test_who_can_start_it(tmp_path: Path) -> None:
     program.touch(0o755)
     tmp_path.chmod(0o700)
     assert not interpreter.is_startable_by_others(program)
+
+
+def test_what_others_can_change_is_not_started(tmp_path: Path) -> None:
+    """What belongs to a user, or is everybody's to write, is not what the service runs in place."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give files away")
+    program = tmp_path / "python"
+    program.touch()
+    program.chmod(0o755)
+    assert interpreter.is_open_and_roots(program)
+    program.chmod(0o757)
+    assert not interpreter.is_open_and_roots(program)
+    program.chmod(0o755)
+    os.chown(program, 65534, 65534)
+    assert not interpreter.is_open_and_roots(program)
