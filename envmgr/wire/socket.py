@@ -76,10 +76,10 @@ class NameRequest:
 class EnsureRequest:
     """Have this environment ready: exactly one of `spec` and `name` (a name or an alias of one that was made before).
 
-    `lockfile` is the text of a conda-lock.yml to build exactly; a user's must equal the one in force, since the first one
-    is everybody's. `cancel_when_unwanted`: when nobody is connected any
-    more who waits for the operation, and all who asked for it said so, it is cancelled. `request_id`: up to 64
-    characters of the client's choice; the operation that was begun for this request, and not joined, has it, too.
+    `lockfile` is the text of a conda-lock.yml to build exactly; a user's must equal the one in force, since the first
+    is everybody's. `cancel_when_unwanted`: when nobody is connected any more who waits for the operation, and all who
+    asked for it said so, it is cancelled. `request_id`: up to 64 characters of the client's choice; the operation that
+    was begun for this request, and not joined, has it, too.
     """
 
     spec: SpecDocument | None = None
