@@ -91,9 +91,11 @@ class Spawner:
         Raises what the builder answered, what `deadline` raises, or `BuilderDied`. `report` and `on_locked` are called
         on this thread; what they raise ends the build, too.
         """
+        # Before there is a builder, which would be another process in our cgroup: that is then not ours to arrange.
+        base = self._cgroup_for(request)
         builder = _Builder(self._command or builder_command(), request, lease_fd, report)
         try:
-            builder.bound(self._find_cgroup)
+            builder.bound(base)
             return builder.listen(deadline, report, on_locked)
         except BaseException:
             _insist(builder.end)
@@ -101,6 +103,13 @@ class Spawner:
             raise
         finally:
             _insist(builder.end)
+
+    def _cgroup_for(self, request: BuildRequest) -> Path | None:
+        """Return where a build's memory can be bounded, or ``None`` where it need not or cannot be."""
+        if request.memory_bytes:
+            with contextlib.suppress(cgroups.Unavailable, OSError):
+                return self._find_cgroup()
+        return None
 
     def probe(self, channel: Channel, network: Network, subdir: str) -> str | None:
         """Look whether a channel answers; return what is wrong with it, or ``None``."""
@@ -220,15 +229,15 @@ class _Builder:
         finally:
             os.close(fd)
 
-    def bound(self, find_cgroup: Callable[[], Path]) -> None:
-        """Bound the memory of the builder and its tools, where that can be done at all (`envmgr.cgroups`).
+    def bound(self, base: Path | None) -> None:
+        """Bound the memory of the builder and its tools together, in a cgroup below `base` if there is one.
 
         It is still busy with its own start then, and has started nobody else.
         """
-        if not self._memory_bytes or self._started.exception() is not None:
+        if base is None or self._started.exception() is not None:
             return
-        with contextlib.suppress(cgroups.Unavailable, OSError):
-            self._group = cgroups.Group(find_cgroup(), self._memory_bytes)
+        with contextlib.suppress(OSError):
+            self._group = cgroups.Group(base, self._memory_bytes)
             self._group.add(self._started.result().pid)
 
     # --------------------------------------------------------------------------------------------------- listening

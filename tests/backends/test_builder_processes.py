@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from backend_hosts import Host, Limit
 from backend_servers import Server, serve
@@ -23,6 +24,7 @@ from demo.packages import fabricate, index
 from envmgr.backends import families
 from envmgr.backends.families import MARK
 from envmgr.backends.spawner import Spawner, builder_command
+from envmgr.cgroups import Unavailable
 from envmgr.errors import BuilderDied, Cancelled, EnvmgrError, NoSpace, TimedOut, Unsatisfiable
 from envmgr.events import Event
 
@@ -350,6 +352,22 @@ os.kill(os.getpid(), 9)
     with pytest.raises(BuilderDied, match="more than 2 MiB of memory") as caught:
         host.run(request, spawner=wrapped(code, tmp_path, find_cgroup=lambda: base))
     assert "builder_memory_bytes" in (caught.value.hint or "")
+
+
+def test_the_cgroup_is_arranged_before_there_is_a_builder(host: Host, channel: Path, tmp_path: Path) -> None:
+    """A builder in our cgroup would be another process there, for which nothing may be arranged; nor need it always."""
+    before = set(psutil.Process().children())
+    found: list[set[psutil.Process]] = []
+
+    def find() -> Path:
+        found.append(set(psutil.Process().children()) - before)
+        raise Unavailable("it was only asked")
+
+    for memory_bytes in (0, 2 << 20):
+        request = host.request(channel.as_uri(), conda=("lib",), memory_bytes=memory_bytes)
+        with pytest.raises(BuilderDied):
+            host.run(request, spawner=wrapped("os._exit(7)", tmp_path, find_cgroup=find))
+    assert found == [set()]
 
 
 def test_no_program_of_a_build_waits_for_the_disk() -> None:
