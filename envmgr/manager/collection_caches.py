@@ -37,26 +37,28 @@ _UV_WORTH_BYTES = 1 << 20
 
 def collect(run: Run) -> None:
     """Free what no published build needs of the package cache and of uv's."""
-    clock = run.context.clock
     is_done, moved = False, None
     while not is_done:
         with cache.exclusive(run.context.layout) as is_granted:
             if not is_granted:
                 return
-            is_done = _packages(run, clock.monotonic() + _SLICE_S)
+            is_done = _packages(run)
             if is_done:
                 _locks(run)
                 _links(run)
                 _bytecode(run)
                 moved = _uv(run)
-        clock.sleep(0.0 if is_done else _PAUSE_S)
+        run.context.clock.sleep(0.0 if is_done else _PAUSE_S)
     if moved is not None:
         fsio.delete_tree(Step.DELETE, moved)
 
 
-def _packages(run: Run, until: float) -> bool:
+def _packages(run: Run) -> bool:
     """Free packages until the time is over; tell whether all are done."""
-    for key, paths in unneeded(run).items():
+    found = unneeded(run)
+    # From here on: with many environments the look-up alone may take as long, and is made again for each slice.
+    until = run.context.clock.monotonic() + _SLICE_S
+    for key, paths in found.items():
         run.free(paths, _said_of(run, key, paths))
         if run.context.clock.monotonic() > until:
             return False

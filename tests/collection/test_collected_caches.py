@@ -17,6 +17,7 @@ from stores import DAY_S, create, specs
 from envmgr.manager.collection import Limits
 from envmgr.manager.manager import Manager
 from envmgr.store import cache, publication, records
+from envmgr.store.layout import Layout
 
 ONE, TWO = specs(2)
 ALL = Limits(max_age_s=1.0, min_age_s=0.0)
@@ -153,6 +154,21 @@ def test_a_large_collection_lets_builds_in(world: World) -> None:
     assert 0 < len(begun) < 5
     os.close(fd)
     assert (*begun, *manager(lambda: None).collect()) == planned
+
+
+def test_a_slow_look_up_is_not_made_for_each_package(world: World, clock: FakeClock) -> None:
+    """However long it takes to find out what is needed, all that can be freed in time is freed after it."""
+
+    class Large(Layout):
+        @property
+        def envs(self) -> Path:
+            clock.now += 10.0  # so long it takes to read the lockfiles of all environments
+            return super().envs
+
+    archives = [cached(world, digit * 64)[0] for digit in "01234"]
+    found = World(Large(world.root), world.orders, clock).manager().collect()
+    assert [thing.path for thing in found if thing.path.parent.name == "archives"] == archives
+    assert clock.slept_s == [0.0]
 
 
 def test_unfinished_packages(world: World) -> None:
