@@ -115,6 +115,11 @@ def moment(at: float | None) -> str:
     return "-" if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
+def not_before(at: float | None, now: float) -> str:
+    """Return what to add to a failure that is not tried again before a time to come, or nothing."""
+    return "" if at is None or at <= now else f" (not tried again before {moment(at)})"
+
+
 def age(at: float | None, now: float) -> str:
     """Return how long ago a time was, such as ``3 days ago``."""
     if at is None:

@@ -92,11 +92,11 @@ class TestShow:
         assert cli("show", name, "--json").record["used_by"] == []
 
     def test_a_failure_and_a_damaged_record(self, cli: Cli) -> None:
-        """What failed is shown with its message; a damaged record is a state, not a crash."""
+        """What failed is shown with its message and when it is tried again; a damaged record is no crash."""
         path = cli.spec()
         cli.orders.fail(errors.Unsatisfiable("too much\x1b"))
         name = cli("create", path, "--json").record and cli("name", path).out.strip()
-        assert "unsatisfiable: too much\\x1b" in cli("show", name).out
+        assert "unsatisfiable: too much\\x1b (not tried again before 20" in cli("show", name).out
         cli.orders.withdraw("fail")
         prefix = Path(cli("create", path, "--retry", "--json").record["prefix"])
         (prefix.parent.parent / "record.json").write_text("{")

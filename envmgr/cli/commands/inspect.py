@@ -112,7 +112,8 @@ def _write_facts(info: EnvironmentInfo, record: Record | None) -> None:
         ]
     if info.failure is not None:
         failure = info.failure
-        facts.append(("failure", f"{output.moment(failure.at)} {failure.code}: {failure.message}"))
+        again = output.not_before(failure.retry_at, time.time())
+        facts.append(("failure", f"{output.moment(failure.at)} {failure.code}: {failure.message}{again}"))
     facts += [("used by", f"{user} ({user.how})") for user in info.used_by] or [("used by", "-")]
     output.write_facts(facts)
 

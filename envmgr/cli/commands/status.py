@@ -129,7 +129,6 @@ def _operation(operation: Found, now: float) -> str:
 
 
 def _failure(failure: Found, now: float) -> str:
-    retry_at = failure["retry_at"]
-    again = "" if retry_at is None or retry_at <= now else f" (not tried again before {output.moment(retry_at)})"
+    again = output.not_before(failure["retry_at"], now)
     label = f" {failure['label']}" if failure["label"] else ""
     return f"{failure['name']}{label} {output.moment(failure['at'])} {failure['code']}: {failure['message']}{again}"
