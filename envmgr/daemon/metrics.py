@@ -82,7 +82,10 @@ class Metrics:
         duration_s: float,
         **facts: object,
     ) -> None:
-        """Count one change; looks at the facts ``code``, ``was_built``, ``phases_s`` and ``downloaded_bytes``."""
+        """Count one change; of the facts, looks at ``code``, ``was_built``, ``phases_s``, ``downloaded_bytes``.
+
+        And at ``is_repeated``: a failure that was remembered, and nothing tried, is no build.
+        """
         what = self._words.bounded("what", what)
         outcome = outcome if outcome in _OUTCOMES else _OTHER
         code = str(facts.get("code") or "")
@@ -92,7 +95,7 @@ class Metrics:
         if not is_success:
             self._failures.labels(what, code).inc()
         if what in BUILDING:
-            if facts.get("was_built") if is_success else outcome != "refused":
+            if facts.get("was_built") if is_success else outcome != "refused" and not facts.get("is_repeated"):
                 self._builds.labels(outcome, code).inc()
             elif is_success:
                 self._hits.labels("environments").inc()

@@ -108,6 +108,8 @@ class Teller:
     ) -> None:  # fmt: skip
         if error is not None:
             facts["code"] = error.code if isinstance(error, EnvmgrError) else EnvmgrError.code
+            if isinstance(error, EnvmgrError) and error.fields.get("is_repeated"):
+                facts["is_repeated"] = True
         try:
             self._observer.changed(caller, what, name, _outcome(error), took_s, **facts)
         except Exception:  # noqa: BLE001 - what was done is done, whoever could not hear of it

@@ -101,17 +101,18 @@ def _raise_failure(context: Context, name: EnvName, before: Failure | None) -> N
     """Raise the name's last failure, if it happened while this caller waited or is too fresh to be tried again.
 
     `before` is what was remembered when the caller came. The two are compared as they are: no clock decides whose
-    result a failure is.
+    result a failure is. The error's field ``is_repeated`` says that nothing was tried.
     """
     failure = records.read_failure(context.layout, name)
     if failure is None:
         return
+    known = {**failure.to_json(), "fields": {"is_repeated": True}}
     if failure != before:
-        raise errors.from_json(failure.to_json())
+        raise errors.from_json(known)
     now = context.clock.time()
     if failure.retry_at is not None and failure.at <= now < failure.retry_at:
         hint = f"this is the failure of {now - failure.at:.0f} s ago; create --retry tries again at once"
-        raise errors.from_json({**failure.to_json(), "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
+        raise errors.from_json({**known, "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
 
 def check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:

@@ -61,16 +61,17 @@ def test_builds_and_hits(world: World) -> None:
 
 
 def test_failures_by_code(world: World) -> None:
-    """What failed is counted by its code, as a build where it was one; what was refused is no build."""
+    """What failed is counted by its code, as a build where it was one: what was refused or only remembered is none."""
     metrics = metrics_of(world)
     metrics.changed(ANNA, "ensure", "env-1", "failed", 4.0, code="unsatisfiable")
+    metrics.changed(ANNA, "ensure", "env-1", "failed", 0.1, code="unsatisfiable", is_repeated=True)
     metrics.changed(ANNA, "ensure", None, "refused", 0.0, code="policy")
     metrics.changed(ANNA, "remove", "env-1", "refused", 0.0, code="permission")
     found = scraped(metrics)
     assert {key: value for key, value in found.items() if key.startswith("envmgr_builds_total")} == {
         "envmgr_builds_total,failed,unsatisfiable": 1
     }
-    assert found["envmgr_failures_total,ensure,unsatisfiable"] == 1
+    assert found["envmgr_failures_total,ensure,unsatisfiable"] == 2
     assert found["envmgr_failures_total,ensure,policy"] == 1
     assert found["envmgr_failures_total,permission,remove"] == 1
 

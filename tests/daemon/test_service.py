@@ -285,6 +285,8 @@ def test_a_failure_is_everybodys_until_retried(daemon: Daemon) -> None:
         with pytest.raises(Unsatisfiable):
             result(daemon.service.ensure(ANN, spec(NUMPY)))
     assert len(daemon.world.builds_begun()) == 1
+    daemon.told.wait(2)
+    assert [facts.get("is_repeated", False) for facts in daemon.told.facts] == [False, True]
     shown = daemon.service.environments(ANN).environments[0]
     assert shown.failure is not None
     assert (shown.state, shown.failure.code, shown.failure.retry_at is not None) == ("failed", "unsatisfiable", True)
