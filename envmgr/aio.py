@@ -1,7 +1,8 @@
 """`ensure` for programs that run an event loop. The work is `envmgr.client`'s; this only keeps the loop free.
 
-A ready environment is returned without leaving the loop's thread (microseconds). Otherwise the call runs in a thread of
-its own, not in the loop's pool, which waiting callers would fill up.
+A ready environment is returned without leaving the loop's thread (microseconds). Otherwise, and with an alias, which may
+have to be asked of a daemon, the call runs in a thread of its own, not in the loop's pool, which waiting callers would
+fill up.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ async def ensure(spec: SpecLike, **options: Any) -> Environment:
     that came too late back. Cancelled once more, it no longer waits; what
     comes then is given back all the same, also when the loop has ended by then.
     """
-    try:
-        return client.ensure(spec, **{**options, "create": False})
-    except EnvironmentNotFound:
-        if not options.get("create", True):
-            raise
+    if options.get("alias") is None:
+        try:
+            return client.ensure(spec, **{**options, "create": False})
+        except EnvironmentNotFound:
+            if not options.get("create", True):
+                raise
     given_up = threading.Event()
     loop = asyncio.get_running_loop()
     result: asyncio.Future[Environment] = loop.create_future()

@@ -107,6 +107,25 @@ def test_a_task_cancelled_once_waits_for_its_lease_to_be_given_back(world: World
     asyncio.run(main())
 
 
+def test_an_alias_does_not_hold_the_loop(world: World) -> None:
+    """Setting an alias may need a daemon's answer: not in the loop's thread, although the environment is ready."""
+    world.manager().ensure(spec.parse_mapping(DOCUMENT)).lease.close()
+
+    async def main() -> None:
+        held = Held()
+        held.loop = asyncio.get_running_loop()
+        task = asyncio.create_task(envmgr.aio.ensure(held, alias="production", root=world.root))
+        reading = asyncio.create_task(held.is_read.wait())
+        await asyncio.wait([task, reading], return_when=asyncio.FIRST_COMPLETED)
+        assert not task.done()
+        assert publication.all_aliases(world.layout) == {}
+        held.release.set()
+        (await task).close()
+
+    asyncio.run(main())
+    assert list(publication.all_aliases(world.layout)) == ["production"]
+
+
 @pytest.mark.parametrize("is_cancelled", [True, False], ids=["cancelled", "abandoned"])
 def test_a_closed_loop_leaves_no_lease(world: World, *, is_cancelled: bool) -> None:
     """An environment that comes after its loop was closed is given back, and the thread ends without an error."""
