@@ -1,7 +1,7 @@
 """`ensure` for programs that run an event loop. The work is `envmgr.client`'s; this only keeps the loop free.
 
-A ready environment is returned without leaving the loop's thread (microseconds). Otherwise, and with an alias, which may
-have to be asked of a daemon, the call runs in a thread of its own, not in the loop's pool, which waiting callers would
+A ready environment is returned without leaving the loop's thread (microseconds). Else, and with an alias, for which
+a daemon may have to be asked, the call runs in a thread of its own, not in the loop's pool, which waiting callers would
 fill up.
 """
 
