@@ -178,7 +178,8 @@ def _start(host: Host, *, start: bool, is_new_socket: bool) -> bool:
     if start or has_daemon:
         host.change("systemctl", "restart", places.SERVICE_UNIT)
     else:
-        host.say(f"start it with: systemctl start {places.SOCKET_UNIT} {places.SERVICE_UNIT}")
+        start_it = f"systemctl start {places.SOCKET_UNIT} {places.SERVICE_UNIT}"
+        host.say(f"start it with: {start_it}; before its first start users have stores of their own")
     return is_active(host, places.SERVICE_UNIT)
 
 

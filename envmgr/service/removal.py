@@ -17,6 +17,8 @@ from envmgr.model import Usage
 from envmgr.service import places
 from envmgr.service.host import Host, check_root, is_booted
 
+_UNITS = (places.SERVICE_UNIT, places.SOCKET_UNIT)
+
 
 def uninstall(host: Host, *, purge: bool, force: bool) -> tuple[Path, ...]:
     """Remove the service; with `purge` the store, settings, drop-ins and user, too. Return what stays.
@@ -27,16 +29,7 @@ def uninstall(host: Host, *, purge: bool, force: bool) -> tuple[Path, ...]:
     prefix = places.installed_prefix() or places.PREFIX
     if purge and not force and places.STORE.exists():
         _check_unused()
-    units = (places.SERVICE_UNIT, places.SOCKET_UNIT)
-    there = [unit for unit in units if (places.UNITS / unit).exists()]
-    if there:
-        if is_booted():
-            host.change("systemctl", "stop", *there)
-        host.change("systemctl", "disable", *there)
-    for unit in units:
-        host.remove(places.UNITS / unit)
-    if is_booted():
-        host.change("systemctl", "daemon-reload")
+    _remove_units(host)
     for name in places.COMMAND_NAMES:
         if places.is_own_link(places.COMMANDS / name, prefix):
             host.remove(places.COMMANDS / name)
@@ -45,12 +38,26 @@ def uninstall(host: Host, *, purge: bool, force: bool) -> tuple[Path, ...]:
     if prefix.is_dir() and not os.listdir(prefix):
         prefix.rmdir()
     kept = [places.STORE, places.SETTINGS.parent, places.USERS_FILE]
-    kept += [places.UNITS / f"{unit}.d" for unit in units]
+    kept += [places.UNITS / f"{unit}.d" for unit in _UNITS]
     if purge:
         for path in kept:
             host.remove(path)
         _remove_user(host)
     return tuple(path for path in kept if path.exists())
+
+
+def _remove_units(host: Host) -> None:
+    there = [unit for unit in _UNITS if (places.UNITS / unit).exists()]
+    if not there:
+        host.say("no service is installed here; what is left of one goes")
+        return
+    if is_booted():
+        host.change("systemctl", "stop", *there)
+    host.change("systemctl", "disable", *there)
+    for unit in there:
+        host.remove(places.UNITS / unit)
+    if is_booted():
+        host.change("systemctl", "daemon-reload")
 
 
 def _check_unused() -> None:

@@ -128,7 +128,7 @@ def _check_owner(layout: Layout) -> None:
     if uid != os.geteuid():
         raise PermissionRefused(
             f"the store {layout.root} belongs to uid {uid}, this process runs as uid {os.geteuid()}",
-            hint="everybody may use ready environments; to create, run as the owner or use another ENVMGR_ROOT",
+            hint="everybody may use what is ready; to change a store be its owner, or use your own (ENVMGR_ROOT)",
         )
     if not os.access(layout.envs, os.W_OK):
         raise PermissionRefused(f"the store {layout.root} is read-only")

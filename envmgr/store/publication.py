@@ -10,7 +10,7 @@ import contextlib
 import os
 
 from envmgr import fsio
-from envmgr.errors import AliasTaken, Corrupt, EnvironmentNotFound
+from envmgr.errors import AliasTaken, Corrupt, EnvironmentNotFound, UsageError
 from envmgr.fsio import Step
 from envmgr.names import Alias, BuildId, EnvName, is_alias, is_build_id, is_name
 from envmgr.ready import resolve
@@ -61,6 +61,8 @@ def _entries(layout: Layout) -> list[str]:
         return sorted(os.listdir(layout.envs))
     except FileNotFoundError:
         return []
+    except NotADirectoryError as error:
+        raise UsageError(f"{layout.root} cannot be a store: {error.strerror}") from error
 
 
 def published(layout: Layout) -> dict[EnvName, BuildId]:

@@ -35,6 +35,13 @@ def test_bad_words(bare_host: ServiceHost) -> None:
         assert bare_host.envmgr("root", "service", "install", option, word, program=OWN).error["code"] == "usage"
 
 
+def test_nothing_to_uninstall(bare_host: ServiceHost) -> None:
+    """Where no service is, uninstall says so and is content."""
+    answer = bare_host.envmgr("root", "service", "uninstall", program=OWN)
+    assert answer.code == 0
+    assert "no service is installed here" in answer.err
+
+
 def test_install_without_start(bare_host: ServiceHost) -> None:
     """It installs elsewhere, too, for all to read whatever root's umask; says each step; starts nothing unasked."""
     words = f"{OWN} service install --prefix /srv/envmgr --admin-group newadmins --json"
@@ -45,6 +52,7 @@ def test_install_without_start(bare_host: ServiceHost) -> None:
     }  # fmt: skip
     for step in ("newadmins", "/srv/envmgr/versions/", SERVICE, "envmgr.socket", SETTINGS, "/usr/local/bin/envmgr"):
         assert step in answer.err, step
+    assert "before its first start users have stores of their own" in answer.err
     assert bare_host.box.property(SERVICE, "ActiveState") == "inactive"
     assert bare_host.box.ok("getent", "group", "newadmins").startswith("newadmins:")
     lines = bare_host.box.path(SETTINGS).read_text().splitlines()

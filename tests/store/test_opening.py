@@ -18,7 +18,7 @@ from fakes.worlds import observed
 
 from envmgr.errors import Corrupt, EnvmgrError, PermissionRefused, StoreTooNew, UsageError
 from envmgr.fsio import Step
-from envmgr.store import opening
+from envmgr.store import opening, publication
 from envmgr.store.layout import Layout
 
 NOBODY = 65534
@@ -204,6 +204,8 @@ def test_a_root_that_cannot_be_one(tmp_path: Path, place: str) -> None:
     root = tmp_path / (place if place.startswith("file") else "store")
     with pytest.raises(UsageError, match=str(root)):
         opening.open_for_writing(root)
+    with pytest.raises(UsageError, match=str(root)):
+        publication.published(opening.open_for_reading(root) or Layout(root))
     assert (tmp_path / "file").read_text(encoding="ascii") == "mine"
 
 
