@@ -81,7 +81,7 @@ class Routes:
     async def remove(
         self, request: Request, environment: str, mode: wire.RemoveMode = "refuse", forget: bool = False
     ) -> Response:
-        """Remove an environment."""
+        """Remove an environment, also where an alias names it; the alias stays (``/aliases`` drops aliases)."""
         return await self._changed(request, self._service.remove, environment, mode, forget=forget)
 
     async def log(self, request: Request, environment: str) -> Response:
