@@ -265,10 +265,9 @@ class Orders:
 
     def release(self) -> None:
         """Let the builds that stand still, or are about to, go on, and those that come later not stand still."""
-        fd = os.open(self.directory / "hang", os.O_WRONLY)
+        fd = os.open(self.directory / "hang", os.O_RDWR)  # does not wait for a reader
         # The end of a writer is not told to who opens while he is there; what he wrote is.
-        with contextlib.suppress(BrokenPipeError):
-            os.write(fd, b"\n")
+        os.write(fd, b"\n")
         said = os.open(self.directory / "started", os.O_RDONLY | os.O_NONBLOCK)  # lets go whoever waits to be read
         (self.directory / "hang").unlink()
         (self.directory / "started").unlink()
