@@ -170,16 +170,26 @@ def test_built_once_and_then_ready(daemon: Daemon) -> None:
 
 def test_a_hundred_callers_one_build(daemon: Daemon) -> None:
     """A hundred callers of one new environment at one moment share one operation; each has a lease of his own."""
-    barrier = threading.Barrier(100)
+    daemon.orders.hang()  # who looked before the build and asks after its end has an operation of his own
+    barrier, have_asked = threading.Barrier(100), threading.Barrier(101)
 
     def ask(number: int) -> str:
         barrier.wait(LIMIT_S)
-        lease = daemon.have(NUMPY, Caller(f"user{number}", "use", uid=number))
+        flight = daemon.service.ensure(Caller(f"user{number}", "use", uid=number), spec(NUMPY))
+        have_asked.wait(LIMIT_S)
+        result(flight)
+        assert isinstance(flight, Flight)
+        lease = flight.lease()
+        assert lease is not None
         lease.close()
         return lease.build_id
 
     with ThreadPoolExecutor(100) as pool:
-        assert len(set(pool.map(ask, range(100)))) == 1
+        builds = pool.map(ask, range(100))
+        have_asked.wait(LIMIT_S)
+        daemon.orders.wait_started()
+        daemon.orders.release()
+        assert len(set(builds)) == 1
     assert len(daemon.world.builds_begun()) == 1
     assert len(daemon.operations.all()) == 1
 
