@@ -68,7 +68,7 @@ def _channel_urls(spec: Spec, settings: Settings) -> Iterator[str]:
 
 
 def _check_channel(url: str, settings: Settings) -> None:
-    if not settings.allowed_channels:
+    if settings.allowed_channels is None:
         return
     allowed = [
         place
@@ -81,9 +81,10 @@ def _check_channel(url: str, settings: Settings) -> None:
         for place in channels.of_setting(settings, word, key)
     ]
     if not _is_below(url, allowed):
+        listed = ", ".join(map(redact, settings.allowed_channels)) or "none but the default ones"
         raise PolicyRefused(
             f"channel {_shown(url)} is not among the allowed channels",
-            hint=f"setting allowed_channels: {', '.join(map(redact, settings.allowed_channels))}",
+            hint=f"setting allowed_channels: {listed}",
             rule="channel",
             setting="allowed_channels",
         )

@@ -66,9 +66,14 @@ def test_personal_store_allows_everything(tmp_path: Path) -> None:
 
 
 def test_service_store_allows_ordinary_specs(tmp_path: Path) -> None:
-    """A service store's defaults allow any channel and index, and wheels."""
+    """A service store's defaults allow the default channels, any index, and wheels."""
     policy.check(
-        spec(("bioconda",), ("a::b",), ("c==1", "d @ https://h/d-1-py3-none-any.whl"), (("--index-url", "https://i"),)),
+        spec(
+            ("conda-forge",),
+            ("conda-forge::b",),
+            ("c==1", "d @ https://h/d-1-py3-none-any.whl"),
+            (("--index-url", "https://i"),),
+        ),
         settings(tmp_path, mode="service"),
     )
 
@@ -132,6 +137,15 @@ def test_allowed_channels(tmp_path: Path) -> None:
         assert "hunter2" not in str(error)
         refusal(spec(conda=(f"{other}::x",)), site)
     refusal(spec(conda=('z[url="https://evil.example/c/noarch/z-1-0.conda"]',)), site)
+
+
+def test_channels_of_a_service(tmp_path: Path) -> None:
+    """On a service store only the default channels are allowed, until the site says which others, or all."""
+    policy.check(spec(("conda-forge",)), settings(tmp_path, "", "service"))
+    error = refusal(spec(("bioconda",)), settings(tmp_path, "", "service"))
+    assert "none but the default ones" in str(error)
+    policy.check(spec(("bioconda",)), settings(tmp_path, 'allowed_channels = "all"\n', "service"))
+    policy.check(spec(("bioconda",)), settings(tmp_path, ""))
 
 
 def test_refused_channel_of_a_requirement_for_elsewhere(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def managers(manager: Manager) -> Managers:
     if manager.context.settings.mode == "personal":
         return Managers(manager, manager)
     unlimited = replace(
-        manager.context.settings, allowed_channels=(), allowed_indexes=(), allow_git_urls=True, allow_sdists=None
+        manager.context.settings, allowed_channels=None, allowed_indexes=(), allow_git_urls=True, allow_sdists=None
     )
     return Managers(manager, Manager(replace(manager.context, settings=unlimited)))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from envmgr import lockfile
 from envmgr.daemon import answers
+from envmgr.errors import TimedOut
 from envmgr.events import Reporter
 from envmgr.manager.collection import Limits
 from envmgr.operations import Leased, Work
@@ -24,11 +25,28 @@ if TYPE_CHECKING:
 IsCancelled = Callable[[], bool]
 
 
+@contextlib.contextmanager
+def _limited(manager: Manager) -> Iterator[float | None]:
+    """Yield how long (seconds) the settings let a build take, ``None`` without a limit; say so when it took longer."""
+    limit_s = manager.context.settings.max_build_s or None
+    try:
+        yield limit_s
+    except TimedOut as error:
+        raise TimedOut(
+            f"not done within {limit_s} s, the longest that a build may take in this daemon",
+            hint="setting max_build_s",
+            setting="max_build_s",
+        ) from error
+
+
 def ensuring(manager: Manager, spec: Spec, lock_text: str | None, text: bytes | None, creator: int) -> Work:
     """Have `spec` ready; note whom it was built for, and the name of the document `text`."""
 
     def work(report: Reporter, is_cancelled: IsCancelled) -> Leased:
-        ensured = manager.ensure(spec, lock_text=lock_text, is_cancelled=is_cancelled, report=report)
+        with _limited(manager) as limit_s:
+            ensured = manager.ensure(
+                spec, lock_text=lock_text, timeout_s=limit_s, is_cancelled=is_cancelled, report=report
+            )
         # The environment is there, whatever the disk has left for notes about it.
         with contextlib.suppress(OSError):
             if ensured.was_built:
@@ -46,7 +64,8 @@ def locking(manager: Manager, spec: Spec) -> Work:
     """Find the lockfile of `spec`."""
 
     def work(report: Reporter, is_cancelled: IsCancelled) -> wire.LockResult:
-        text = manager.lock(spec, is_cancelled=is_cancelled, report=report)
+        with _limited(manager) as limit_s:
+            text = manager.lock(spec, timeout_s=limit_s, is_cancelled=is_cancelled, report=report)
         digest = lockfile.parse(text, manager.context.settings.subdir).digest
         return wire.LockResult(name=spec.name, lock_digest=digest, text=text)
 
@@ -57,7 +76,10 @@ def relocking(manager: Manager, name: EnvName, exclude_newer: str | None) -> Wor
     """Solve again and republish."""
 
     def work(report: Reporter, is_cancelled: IsCancelled) -> wire.ReplaceResult:
-        found = manager.relock(name, exclude_newer=exclude_newer, is_cancelled=is_cancelled, report=report)
+        with _limited(manager) as limit_s:
+            found = manager.relock(
+                name, exclude_newer=exclude_newer, timeout_s=limit_s, is_cancelled=is_cancelled, report=report
+            )
         return answers.replaced(found)
 
     return work
@@ -67,7 +89,8 @@ def repairing(manager: Manager, name: EnvName) -> Work:
     """Build the same packages again and republish."""
 
     def work(report: Reporter, is_cancelled: IsCancelled) -> wire.ReplaceResult:
-        return answers.replaced(manager.repair(name, is_cancelled=is_cancelled, report=report))
+        with _limited(manager) as limit_s:
+            return answers.replaced(manager.repair(name, timeout_s=limit_s, is_cancelled=is_cancelled, report=report))
 
     return work
 

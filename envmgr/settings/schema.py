@@ -157,9 +157,10 @@ class Values:
     )
 
     # ----------------------------------------------------------------------------------------------------------- policy
-    allowed_channels: tuple[str, ...] = setting(
-        (), kinds.STRINGS, "The only channels that specs may use besides the default ones; empty: any."
-    )
+    allowed_channels: tuple[str, ...] | None = setting(
+        None, kinds.STRINGS_OR_ALL,
+        "The channels that specs may use besides the default ones, or `all`: a build runs their code.", service=(),
+    )  # fmt: skip
     allowed_indexes: tuple[str, ...] = setting(
         (), kinds.STRINGS,
         "URL prefixes of the only indexes, pages and archives that pip sections may name; empty: any.",
@@ -207,6 +208,9 @@ class Values:
 
     max_environment_bytes: int = setting(
         0, kinds.SIZE, "A build that comes out larger than this is refused; 0: any size."
+    )
+    max_build_s: float = setting(
+        0.0, kinds.DURATION, "The daemon ends a build that takes longer than this; 0: never.", service=7200.0
     )
     builder_nice: int = setting(
         0, kinds.integer(0, 19), "How much builds give way to other processes (nice(2)).", service=5

@@ -129,7 +129,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
     def start_one(clock: FakeClock | None = None, mode: Mode = "service", **settings: str) -> Daemon:
         world = make_world(tmp_path, clock=clock)
         told = Told()
-        environ = {f"ENVMGR_{key.upper()}": value for key, value in settings.items()}
+        given = {"allowed_channels": "all", **settings}
+        environ = {f"ENVMGR_{key.upper()}": value for key, value in given.items()}
         manager = world.manager(environ, mode)
         operations = Operations(max_running=2, max_waiting=100, max_waiting_per_caller=100, clock=manager.context.clock)
         service = Service(manager, operations=operations, observer=told)
@@ -504,6 +505,18 @@ def test_policies_bind_users_and_not_admins(start: Callable[..., Daemon]) -> Non
     ]  # fmt: skip
     daemon.have(text, ROOT).close()
     assert daemon.is_ready(text)
+
+
+def test_a_build_that_takes_too_long_is_ended(start: Callable[..., Daemon]) -> None:
+    """A build that does not end holds its place for no longer than the setting says, which the error names."""
+    daemon = start(max_build_s="0.2")
+    daemon.orders.hang()
+    flight = daemon.service.ensure(ANN, spec(NUMPY))
+    daemon.orders.wait_started()
+    with pytest.raises(TimedOut) as ended:
+        result(flight)
+    assert ended.value.fields["setting"] == "max_build_s"
+    assert not daemon.is_ready(NUMPY)
 
 
 def test_the_owner_of_a_personal_store_keeps_to_his_own_settings(start: Callable[..., Daemon]) -> None:
