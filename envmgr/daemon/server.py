@@ -46,7 +46,7 @@ from envmgr.errors import EnvmgrError
 from envmgr.manager.manager import Manager
 from envmgr.model import Caller
 from envmgr.operations import Operations
-from envmgr.store import opening
+from envmgr.store import locks, opening
 from envmgr.version import __version__
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Daemon:
     def run(self) -> int:
         """Serve until told to stop; return the exit code."""
         _raise_descriptor_limit()
+        locks.load()
         with self._log.capturing(), listening.only_daemon(self._layout):
             with listening.listeners(self._layout, self._service.settings, self._inherited) as found:
                 self._housekeeping.start()

@@ -1,14 +1,11 @@
 """The build lock: one at a time builds, removes or republishes a name in this store. And trying a flock as such.
 
-A kernel flock on ``locks/<name>.lock``, which is never unlinked; it ends with its process, however that ends. It
-excludes processes of this host that see the same file system, and threads of one process; it says nothing about other
-hosts, and it does not protect a build's files: each build has a directory of its own, so a lost lock costs work and
-nothing else. A process that is forked off the holder's has no part in it: it neither keeps the lock nor gives it back.
+A kernel flock (through filelock) on ``locks/<name>.lock``, which is never unlinked; it ends with its process, however
+that ends. It excludes processes of this host that see the same file system; it says nothing about other hosts, and it
+does not protect a build's files: each build has a directory of its own, so a lost lock costs work and nothing else.
 
 `try_lock` never waits: who finds the lock taken looks whether the name has been published meanwhile, and so most
 waiters never take the lock at all.
-
-Source: flock(2).
 """
 
 from __future__ import annotations
@@ -26,47 +23,31 @@ if TYPE_CHECKING:
     from envmgr.names import EnvName
 
 
-_held: set[int] = set()
-"""The descriptors of the build locks that this process holds."""
+def load() -> None:
+    """Import now what the first lock needs: for a process that lives long and does not want to wait for it later."""
+    import filelock  # noqa: F401, PLC0415 - for its effect
 
 
 @contextlib.contextmanager
 def try_lock(layout: Layout, name: EnvName) -> Iterator[bool]:
     """Hold the name's build lock for the length of the block, if it is free; tell whether it was."""
-    holder = os.getpid()
-    fd = os.open(layout.lock(name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        is_held = _is_granted(layout, fd)
-        if is_held:
-            _held.add(fd)
-        yield is_held
-    finally:
-        if os.getpid() == holder:  # else `_disown` has closed it, and its number may be another file's
-            _held.discard(fd)
-            fcntl.flock(fd, fcntl.LOCK_UN)  # a child that was being forked just now may have the descriptor, too
-            os.close(fd)
+    # filelock costs 0.1 s to import (asyncio, sqlite3), which `list`, `show` and a ready `create` do not owe.
+    import filelock  # noqa: PLC0415
 
-
-def _is_granted(layout: Layout, fd: int) -> bool:
+    lock = filelock.FileLock(layout.lock(name), fallback_to_soft=False, thread_local=False)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        yield False
+        return
+    except NotImplementedError as error:
         raise UnsuitableFilesystem(
-            f"flock does not work on the file system of {layout.locks}: {error.strerror}",
-            hint="put the store on a local file system",
+            f"{layout.locks} is on a file system without flock", hint="put the store on a local file system"
         ) from error
-    return True
-
-
-def _disown() -> None:
-    for fd in _held:
-        os.close(fd)
-    _held.clear()
-
-
-os.register_at_fork(after_in_child=_disown)
+    try:
+        yield True
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager

@@ -33,6 +33,8 @@ TIMEOUT_S = 180.0
 
 def main(root: str, file: Path, count: int, fd: int, leave_fd: int) -> int:
     """Start the processes; return when the last has ended."""
+    import filelock  # noqa: F401, PLC0415 - for its effect: the library loads it when it first waits
+
     envmgr.name(file)
     gc.freeze()  # the collector of a child would copy what it shares with this process
     pids = []

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock  # noqa: F401 - 0.1 s, paid once here instead of in each forked process
+
 from envmgr import fsio, settings, spec
 from envmgr.fsio import Step
 from envmgr.manager.context import Context, SystemClock
