@@ -1,7 +1,8 @@
 """collect, reclaim, recover: free what is of no use any more.
 
 In this order: leftover builds, the trash, temporary files of killed writers; environments, where the limits want it
-(`envmgr.manager.collection_environments`); then what no environment needs of the caches
+(`envmgr.manager.collection_environments`); what is known of names that only ever failed, and is older than the limits'
+minimum age; then what no environment needs of the caches
 (`envmgr.manager.collection_caches`), and remembered texts. Every deletion is of something that nothing leads to; a
 crash at any point leaves each environment whole or absent, and the rest for the next run.
 
@@ -22,7 +23,7 @@ from envmgr.manager import collection_caches, collection_environments
 from envmgr.manager.collection_run import Collected, Limits, Run
 from envmgr.manager.waiting import TimeLimit
 from envmgr.names import EnvName, is_name
-from envmgr.store import leases, locks, orphans, publication, sweep, usage
+from envmgr.store import leases, locks, orphans, publication, records, sweep, usage
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
@@ -63,6 +64,7 @@ def collect(
     _trash(run)
     _strays(run, _STRAY_AGE_S)
     collection_environments.collect(run)
+    _failures(run)
     collection_caches.collect(run)
     collection_caches.texts(run)
     report(Event("end", "sweep"))
@@ -179,3 +181,26 @@ def _strays(run: Run, age_s: float) -> None:
         with contextlib.suppress(FileNotFoundError):
             if run.context.clock.time() - path.lstat().st_mtime > age_s:
                 run.free([path], "temporary file of a writer that was killed")
+
+
+# ------------------------------------------------------------------------------------------------------------ failures
+
+
+def _failures(run: Run) -> None:
+    """Forget specs of which nothing ever came: no build, no lockfile, no pin, no alias."""
+    context, layout = run.context, run.context.layout
+    wanted = {*run.protected, *publication.published(layout), *publication.all_aliases(layout).values()}
+    oldest = context.clock.time() - run.limits.min_age_s
+    for name in records.known_names(layout):
+        if name in wanted:
+            continue
+        run.check()
+        tree = run.measure(layout.name(name))
+        with locks.try_lock(layout, name) as is_held:  # else somebody is about to try it again
+            if not is_held or publication.current(layout, name) is not None:
+                continue
+            since = records.failed_since(layout, name)
+            if since is not None and since <= oldest:
+                if not run.is_dry:
+                    records.forget(layout, name)
+                run.note(layout.name(name), "spec that only ever failed", tree)

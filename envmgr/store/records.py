@@ -228,6 +228,15 @@ def forget(layout: Layout, name: EnvName) -> None:
         fsio.delete_tree(Step.DELETE, target)
 
 
+def failed_since(layout: Layout, name: EnvName) -> float | None:
+    """Return since when nothing is known of a name but a spec and its failure, or ``None``: there is more, or less."""
+    directory = layout.name(name)
+    failure = read_failure(layout, name)
+    if failure is None or any(entry not in ("spec.json", "failure.json") for entry in os.listdir(directory)):
+        return None
+    return failure.at
+
+
 def known_names(layout: Layout) -> tuple[EnvName, ...]:
     """Return every name of which something is known, published or not, sorted."""
     try:

@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from fakes.clock import FakeClock
 from fakes.worlds import World
-from stores import DAY_S, create, specs
+from stores import DAY_S, create, published, specs
 
 from envmgr.manager.collection import Limits
 from envmgr.manager.manager import Manager
+from envmgr.model import Failure
 from envmgr.store import cache, publication, records
 from envmgr.store.layout import Layout
 
-ONE, TWO = specs(2)
+ONE, TWO, THREE = specs(3)
 ALL = Limits(max_age_s=1.0, min_age_s=0.0)
 
 
@@ -212,3 +213,21 @@ def test_remembered_texts(world: World, clock: FakeClock) -> None:
     assert [thing.path for thing in world.manager().collect(dry_run=True)] == [world.layout.by_text]
     assert len(world.manager().collect()) == 1
     assert os.listdir(world.layout.by_text) == ["1" * 64]
+
+
+def test_specs_that_only_ever_failed_are_forgotten(world: World, clock: FakeClock) -> None:
+    """A failure goes when it is older than the minimum age, unless there is more to keep: a pin, a build."""
+    manager = world.manager()
+    create(world, ONE)
+    for spec in (ONE, TWO, THREE):
+        records.write_spec(world.layout, spec)
+        failure = Failure(spec.name, clock.time(), "unsatisfiable", "no such package", None, "", attempts=1)
+        records.write_failure(world.layout, failure)
+    manager.pin(THREE.name, is_pinned=True)
+    assert manager.collect() == ()
+    clock.now += DAY_S + 1
+    (told,) = manager.collect(dry_run=True)
+    assert (told.path, told.reason) == (world.layout.name(TWO.name), "spec that only ever failed")
+    assert manager.collect() == (told,)
+    assert set(records.known_names(world.layout)) == {ONE.name, THREE.name}
+    assert published(world) == {ONE.name}
