@@ -141,7 +141,7 @@ class Host:
     def held_locks(self) -> list[str]:
         """Return the build locks that somebody holds."""
         found = []
-        for path in (self.root / "locks").glob("*.lock"):
+        for path in (self.root / "locks").glob("env-*.lock"):
             fd = os.open(path, os.O_RDWR)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
