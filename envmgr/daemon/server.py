@@ -223,6 +223,8 @@ class Daemon:
         for task in tuple(self._state.tasks):
             task.cancel()
         await asyncio.gather(*self._state.tasks, return_exceptions=True)
+        # It ends already; without the loop a further signal would kill it before all is put away.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
 
     def _connections(self) -> list[PeerProtocol]:
         return [connection for connection in self._state.connections if isinstance(connection, PeerProtocol)]

@@ -48,7 +48,6 @@ class ServiceHost:
         for user, groups in USERS.items():
             box.ok("useradd", "--create-home", "--groups", groups, user)
         box.sh(f"mkdir -m 755 /srv/specs {STORE}")
-        self.set()
         # On this side of the mounts, and on that side of the network.
         program = Path(__file__).with_name("gated_channel.py")
         self._server = subprocess.Popen(
@@ -60,6 +59,7 @@ class ServiceHost:
         assert self._server.stdout is not None
         self._said = Lines(self._server.stdout)
         self.url = self._said.wait_for("http://")
+        self.set(allowed_channels=[self.url])
 
     # ------------------------------------------------------------------------------------------------------ commands
 

@@ -234,7 +234,7 @@ def test_reload_rereads_settings(host: ServiceHost) -> None:
     try:
         assert host.envmgr("alice", "create", spec).error["code"] == "policy"
     finally:
-        host.set(allowed_channels=[])
+        host.set(allowed_channels=[host.url])
         host.box.ok("systemctl", "reload", SERVICE)
     host.ready("alice", "create", spec)
     assert host.main_pid == pid
