@@ -11,7 +11,7 @@ import pytest
 from daemon_process import Place
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _no_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for key in [key for key in os.environ if key.startswith(("ENVMGR_", "CONDA_", "PIP_", "XDG_"))]:
