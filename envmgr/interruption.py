@@ -1,8 +1,9 @@
 """Signals that ask a process to end become an exception, so that what is being made is taken down on the way out.
 
-For the length of a block, SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the main thread, once: while it unwinds,
-further ones are ignored. At the block's end the dispositions are what they were before; what was ignored (nohup) stays
-ignored all the time. In another thread than the main one nothing changes, since only the main one gets signals.
+For the length of a block, SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the main thread, once: from then on they
+are ignored until the process ends, for it is on its way out, and the interpreter takes itself apart after the block. A
+block that none of them ended leaves the dispositions as they were before. What was ignored (nohup) stays ignored all
+the time. In another thread than the main one nothing changes, since only the main one gets signals.
 
 For `envmgr.cli` and `envmgr.launcher` alone: a library does not touch its caller's signals.
 """
@@ -29,7 +30,7 @@ class Interrupted(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def signals_raise() -> Iterator[None]:
-    """Let signals raise `Interrupted`, once, for the length of the block; ignored ones stay ignored (nohup)."""
+    """Let signals raise `Interrupted` for the length of the block; after the first, they are ignored for good."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -38,6 +39,7 @@ def signals_raise() -> Iterator[None]:
     def interrupt(number: int, _frame: FrameType | None) -> None:
         for other in before:
             signal.signal(other, signal.SIG_IGN)
+        before.clear()
         raise Interrupted(number)
 
     before = {number: signal.getsignal(number) for number in numbers}

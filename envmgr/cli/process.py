@@ -1,7 +1,7 @@
 """What surrounds every command: signals, errors, exit codes; the whole life of an ``envmgr`` process.
 
 * SIGINT, SIGTERM and SIGHUP raise in the main thread, so that whatever is being built is taken down and leases are
-  given back on the way out (exit codes 130, 143, 129). While that happens, further ones are ignored.
+  given back on the way out (exit codes 130, 143, 129). From then on, further ones are ignored.
 * An error is one paragraph on standard error and, with ``--json``, one record on standard output instead.
 * A reader of standard output that went away (``envmgr list | head -1``) ends the process silently, with the exit code
   that a shell gives for SIGPIPE.
