@@ -1,7 +1,7 @@
 """`ensure` for programs that run an event loop. The work is `envmgr.client`'s; this only keeps the loop free.
 
-A ready environment is returned without leaving the loop's thread (microseconds). Else, and with an alias, for which
-a daemon may have to be asked, the call runs in a thread of its own, not in the loop's pool, which waiting callers would
+A ready environment is returned without leaving the loop's thread (microseconds). Else, and with an alias, for which a
+daemon may have to be asked, the call runs in a thread of its own, not in the loop's pool, which waiting callers would
 fill up.
 """
 
@@ -24,8 +24,8 @@ async def ensure(spec: SpecLike, **options: Any) -> Environment:
 
     ``on_progress`` is called from the thread that does the work. A cancelled task stops its own build, waits until
     nothing of it is left (a daemon is only left: it ends what nobody wants any more a moment later), and gives a lease
-    that came too late back. Cancelled once more, it no longer waits; what
-    comes then is given back all the same, also when the loop has ended by then.
+    that came too late back. Cancelled once more, it no longer waits; what comes then is given back all the same, also
+    when the loop has ended by then.
     """
     if options.get("alias") is None:
         try:

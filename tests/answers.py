@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from dataclasses import dataclass
 from typing import Any
+
+LIMIT_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -32,3 +35,14 @@ class Answer:
         found = self.record["error"]
         assert isinstance(found, dict)
         return found
+
+
+def ended(process: subprocess.Popen[str], stdin: str | None = None, limit_s: float = LIMIT_S) -> Answer:
+    """Wait for a command's end; one that takes longer than `limit_s` is killed, and its test fails."""
+    try:
+        out, err = process.communicate(stdin, timeout=limit_s)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    return Answer(process.returncode, out, err)

@@ -37,10 +37,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import hashlib
 import os
-import shutil
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -55,33 +53,15 @@ from envmgr.events import Event, Reporter
 from envmgr.fsio import Step
 from envmgr.lockfile import strip_credentials
 from envmgr.model import LockedPackage
+from envmgr.store import locks
 
 _BLOCK_BYTES = 1 << 20
 _LOCK_LOOK_S = 0.05
 _SHOWN = 5
 
 
-@contextlib.contextmanager
-def in_use(root: Path) -> Iterator[None]:
-    """Keep collection out of the cache at `root` for the length of the block; makes the cache if it is not there.
-
-    Where no other build uses it, what killed ones left unfinished is deleted first.
-    """
-    for directory in (root, root / "archives", root / "unpacked", root / "locks"):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-    fd = os.open(root / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        if _flock(fd):
-            # Nobody is making anything: what is unfinished was a killed builder's, and may be large.
-            _clear_unfinished(root)
-        fcntl.flock(fd, fcntl.LOCK_SH)  # whoever holds it alone does so for as long as a few deletions take
-        yield
-    finally:
-        os.close(fd)
-
-
 class Archives:
-    """The cache at `root`, as one build uses it (inside `in_use`).
+    """The cache at `root`, as one build uses it (inside `envmgr.backends.cache_use`).
 
     `provide` is the whole of it; `downloaded_bytes` counts what came over the network or from a channel's directory.
     """
@@ -295,7 +275,7 @@ class Archives:
         fd = os.open(self._locks / key, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             seen, since, is_told = -1, time.monotonic(), False
-            while not _flock(fd):
+            while not locks.try_exclusive(fd):
                 if not is_told:
                     is_told = True
                     self._report(Event("log", "fetch", f"waiting for another build that fetches {name}"))
@@ -313,7 +293,7 @@ class Archives:
     def _try_lock(self, key: str) -> Iterator[bool]:
         fd = os.open(self._locks / key, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            yield _flock(fd)
+            yield locks.try_exclusive(fd)
         finally:
             os.close(fd)
 
@@ -383,22 +363,6 @@ def _of_disk(error: OSError, doing: str) -> EnvmgrError:
     if error.errno in fsio.OUT_OF_SPACE:
         return NoSpace(f"{doing}: {error.strerror}", hint="`envmgr gc` frees what no environment uses")
     return BuildFailed(f"{doing}: {error}")
-
-
-def _flock(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _clear_unfinished(root: Path) -> None:
-    for path in root.glob(f"*/{fsio.TEMPORARY}*"):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
 
 
 def _suffix(archive: Path, package: LockedPackage) -> str:

@@ -4,9 +4,7 @@ rattler hangs in forked children, cannot be cancelled, and may crash at an inter
 So every build is a child process in a session of its own, and this module is all that the parent knows of it. It
 imports neither rattler nor conda_lock.
 
-* The kernel kills a builder when the *thread* that forked it ends. So each is started by a thread of its own, which
-  lives as long as the builder and not longer: a thread that stayed would make every later ``fork`` of the caller's
-  program one of a process with threads, of which Python warns from 3.12 on.
+* Each builder has a thread of its own that started it and stays as long as it lives (`envmgr.backends.forker`).
 * The builder gets a minimal environment: no variable of the caller's, but ``LD_LIBRARY_PATH``, without which some
   interpreters do not start (the builder drops it before it does anything).
 * It is this very envmgr, found by its place on disk, whatever way the parent came to import it. What it needs besides
@@ -22,7 +20,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import errno
 import json
 import os
 import select
@@ -30,7 +27,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -38,7 +34,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envmgr import cgroups, fsio
-from envmgr.backends import families
+from envmgr.backends import cache_use, families
+from envmgr.backends.forker import Forker
 from envmgr.errors import BuilderDied, EnvmgrError, NoSpace, TimedOut, from_json
 from envmgr.events import Event, Reporter, ignore
 from envmgr.wire import pipe as wire
@@ -51,7 +48,6 @@ LOG_NAME = "build.log"
 PATH_VARIABLE = "ENVMGR_BUILDER_PATH"
 _LOOK_S = 0.1
 _EXIT_GRACE_S = 5.0
-_THREAD_LOOK_S = 0.0005
 _TAIL_LINES = 15
 _TAIL_BYTES = 1 << 14
 _READ_BYTES = 1 << 16
@@ -148,9 +144,7 @@ def _clear_cache(package_cache: str) -> None:
 
     Only now: rattler's threads go on writing until their process has ended.
     """
-    from envmgr.backends import archives  # noqa: PLC0415 - asyncio, which only a failure pays for
-
-    with contextlib.suppress(OSError), archives.in_use(Path(package_cache)):
+    with contextlib.suppress(OSError), cache_use.in_use(Path(package_cache)):
         pass
 
 
@@ -196,7 +190,7 @@ class _Builder:
         self._events, writer = os.pipe2(os.O_CLOEXEC)
         self._rest = b""
         self._is_ended = False
-        self._forker = _Forker()
+        self._forker = Forker()
         try:
             with self._open_log() as log, _in_memory(wire.dump(request).encode()) as stdin:
                 self._forker.start(
@@ -399,37 +393,3 @@ def _in_memory(data: bytes) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
-
-
-# ------------------------------------------------------------------------------------------- the thread that forks
-
-
-class _Forker:
-    """The thread that starts one builder, and is there until it is told that the builder has ended."""
-
-    def __init__(self) -> None:
-        self._is_over = threading.Event()
-        self._thread_id: int | None = None
-
-    def start(self, started: Future[subprocess.Popen[bytes]], **order: Any) -> None:
-        """Start a process; `started` gets it, or the error."""
-        thread = threading.Thread(target=self._work, args=(started, order), name="envmgr-forker", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError as error:
-            raise OSError(errno.EAGAIN, "no thread can be started") from error
-
-    def _work(self, started: Future[subprocess.Popen[bytes]], order: dict[str, Any]) -> None:
-        self._thread_id = threading.get_native_id()
-        try:
-            if started.set_running_or_notify_cancel():
-                started.set_result(subprocess.Popen(**order))
-        except BaseException as error:  # noqa: BLE001 - whoever ordered gets it
-            started.set_exception(error)
-        self._is_over.wait()
-
-    def end(self) -> None:
-        """Let the thread end, and return when the kernel, too, knows of it no more."""
-        self._is_over.set()
-        while self._thread_id is not None and os.path.exists(f"/proc/self/task/{self._thread_id}"):
-            time.sleep(_THREAD_LOOK_S)

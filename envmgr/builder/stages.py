@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr import fsio, lockfile
-from envmgr.backends import activation, archives, families, interpreter_hook, processes
+from envmgr.backends import activation, cache_use, families, interpreter_hook, processes
 from envmgr.backends.archives import Archives
 from envmgr.backends.processes import Finished
 from envmgr.backends.rattler import link as linking
@@ -98,7 +98,7 @@ class _Build:
                 virtual.check(lock, host)
 
         imports = asyncio.ensure_future(asyncio.to_thread(_import, self._imports(conda)))
-        with archives.in_use(Path(request.package_cache)):
+        with cache_use.in_use(Path(request.package_cache)):
             if lock is None and request.action == "lock" and not request.pip and all(one.md5 for one in conda):
                 await imports
                 return self._result(self._finish_lock(conda, solution, (), ()), 0)
@@ -241,7 +241,8 @@ class _Build:
     async def _check(self, lock: Lockfile, interpreted: Interpreted | None) -> prefixes.Census:
         """Take the right to write away, and look whether the prefix is what it must be."""
         with self._report.phase("check"):
-            read_only = asyncio.ensure_future(asyncio.to_thread(prefixes.make_read_only, self._prefix))
+            # Begun now; a coroutine would not be before the first `await`, which is behind the other checks.
+            read_only = asyncio.get_running_loop().run_in_executor(None, prefixes.make_read_only, self._prefix)
             prefixes.check_records(self._prefix, _conda(lock.packages))
             if interpreted is not None:
                 interpreted.check()

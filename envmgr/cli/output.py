@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from envmgr.errors import EnvmgrError
+from envmgr.events import counted
 
 if TYPE_CHECKING:
     from envmgr.model import Problem
@@ -137,11 +138,6 @@ def value(found: object) -> str:
     return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
 
-def count(number: int, noun: str) -> str:
-    """Return ``1 package`` or ``2 packages``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
@@ -163,7 +159,7 @@ def error_text(error: EnvmgrError) -> str:
     elif problems:
         source = str(error.fields["source"])
         lines = [problem_line(source, problem) for problem in problems]
-        lines.append(f"envmgr: {source} is no valid document: {count(len(problems), 'problem')}")
+        lines.append(f"envmgr: {source} is no valid document: {counted(len(problems), 'problem')}")
     else:
         lines = [f"envmgr: {error.message}"]
     if error.hint and error.hint not in [problem.hint for problem in problems]:

@@ -51,6 +51,11 @@ class Inspection:
         self._started_at = manager.context.clock.time()
 
     @property
+    def manager(self) -> Manager:
+        """The manager under the settings in force."""
+        return self._managers.use
+
+    @property
     def settings(self) -> Settings:
         """The settings in force."""
         return self._managers.use.context.settings

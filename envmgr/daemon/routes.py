@@ -189,23 +189,17 @@ class Routes:
         return await self._workers.run(caller.user, call, caller, *args, **kwargs)
 
     async def _shown(self, request: Request, call: Callable[..., object], *args: object, **kwargs: object) -> Response:
-        """Ask the service, and make the answer of what it says in the same thread: a log may be long."""
-
-        def ask(caller: Caller) -> Response:
-            return responses.data(call(caller, *args, **kwargs))
-
-        return await self._call(request, ask)
+        """Ask the service, and answer with what it says."""
+        return await self._call(request, _answered(call), *args, **kwargs)
 
     async def _changed(
         self, request: Request, call: Callable[..., object], *args: object, **kwargs: object
     ) -> Response:
         """Do the same for what is not begun any more while the daemon drains."""
-        if self.is_draining:
-            raise _draining()
-        return await self._shown(request, call, *args, **kwargs)
+        return await self._change(request, _answered(call), *args, **kwargs)
 
     async def _change(self, request: Request, call: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Do the same for what is not begun any more while the daemon drains."""
+        """Ask the service for what is not begun any more while the daemon drains."""
         if self.is_draining:
             raise _draining()
         return await self._call(request, call, *args, **kwargs)
@@ -242,6 +236,15 @@ class Routes:
         ):
             _add(app, method, f"{wire.PREFIX}{path}", endpoint, good, reader, refusals)
         _add(app, "GET", "/metrics", self.metrics, {200: "text/plain"}, None, ())
+
+
+def _answered(call: Callable[..., object]) -> Callable[..., Response]:
+    """Let the answer be made of what the service says in the same thread: a log may be long."""
+
+    def ask(*args: object, **kwargs: object) -> Response:
+        return responses.data(call(*args, **kwargs))
+
+    return ask
 
 
 def _add(

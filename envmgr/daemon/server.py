@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import gc
 import logging
 import os
@@ -67,7 +66,6 @@ class Daemon:
     def __init__(self, manager: Manager, *, reread: Callable[[], Settings]) -> None:
         context = manager.context
         settings = context.settings
-        self._manager = manager
         self._layout = context.layout
         self._notifier = systemd.Notifier()
         self._inherited = systemd.inherited_sockets()
@@ -86,7 +84,9 @@ class Daemon:
         )
         self._observers = observers = Observers(self._log, self._metrics)
         self._service = Service(manager, operations=operations, observer=observers, reread=reread)
-        self._housekeeping = observers.housekeeping = Housekeeping(self._current, context.clock, observers)
+        self._housekeeping = observers.housekeeping = Housekeeping(
+            lambda: self._service.manager, context.clock, observers
+        )
         self._workers = Workers()
         self._routes = Routes(self._service, self._workers, metrics=self._metrics.text)
         uid, _ = opening.owner(self._layout)
@@ -108,10 +108,6 @@ class Daemon:
             _log.warning("work that does not come to an end is left behind")
             os._exit(0)
         return 0
-
-    def _current(self) -> Manager:
-        """Return the manager under the settings that are in force now."""
-        return Manager(dataclasses.replace(self._manager.context, settings=self._service.settings))
 
     def _groups(self) -> Groups:
         settings = self._service.settings

@@ -192,15 +192,17 @@ def _failures(run: Run) -> None:
     wanted = {*run.protected, *publication.published(layout), *publication.all_aliases(layout).values()}
     oldest = context.clock.time() - run.limits.min_age_s
     for name in records.known_names(layout):
-        if name in wanted:
+        if name in wanted or not _failed_before(run, name, oldest):
             continue
         run.check()
-        tree = run.measure(layout.name(name))
         with locks.try_lock(layout, name) as is_held:  # else somebody is about to try it again
-            if not is_held or publication.current(layout, name) is not None:
-                continue
-            since = records.failed_since(layout, name)
-            if since is not None and since <= oldest:
+            if is_held and publication.current(layout, name) is None and _failed_before(run, name, oldest):
+                tree = run.measure(layout.name(name))
                 if not run.is_dry:
                     records.forget(layout, name)
                 run.note(layout.name(name), "spec that only ever failed", tree)
+
+
+def _failed_before(run: Run, name: EnvName, oldest: float) -> bool:
+    since = records.failed_since(run.context.layout, name)
+    return since is not None and since <= oldest

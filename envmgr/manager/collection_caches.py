@@ -42,10 +42,11 @@ def collect(run: Run) -> None:
         with cache.exclusive(run.context.layout) as is_granted:
             if not is_granted:
                 return
-            is_done = _packages(run)
+            needed = _needed(run)
+            is_done = _packages(run, needed)
             if is_done:
-                _locks(run)
-                _links(run)
+                _locks(run, needed)
+                _links(run, needed)
                 _bytecode(run)
                 moved = _uv(run)
         run.context.clock.sleep(0.0 if is_done else _PAUSE_S)
@@ -53,9 +54,9 @@ def collect(run: Run) -> None:
         fsio.delete_tree(Step.DELETE, moved)
 
 
-def _packages(run: Run) -> bool:
+def _packages(run: Run, needed: frozenset[str]) -> bool:
     """Free packages until the time is over; tell whether all are done."""
-    found = unneeded(run)
+    found = _unneeded(run, needed)
     # From here on: with many environments the look-up alone may take as long, and is made again for each slice.
     until = run.context.clock.monotonic() + _SLICE_S
     for key, paths in found.items():
@@ -67,12 +68,11 @@ def _packages(run: Run) -> bool:
 
 def expected(run: Run) -> Tree:
     """Return what `collect` would free now of the package cache; nothing is locked."""
-    return Links().measure(path for paths in unneeded(run).values() for path in paths)
+    return Links().measure(path for paths in _unneeded(run, _needed(run)).values() for path in paths)
 
 
-def unneeded(run: Run) -> dict[str, list[Path]]:
+def _unneeded(run: Run, needed: frozenset[str]) -> dict[str, list[Path]]:
     """Return the packages that no published build needs: by their key, everything that the cache has of each."""
-    needed = _needed(run)
     found: dict[str, list[Path]] = {}
     already = {thing.path for thing in run.found} if run.is_dry else set()
     for entry, path in cache.entries(run.context.layout):
@@ -111,21 +111,19 @@ def _said_of(run: Run, key: str, paths: Iterable[Path]) -> str:
     return f"package {words}, which no environment needs"
 
 
-def _locks(run: Run) -> None:
+def _locks(run: Run, needed: frozenset[str]) -> None:
     """Free the lock files of packages that no environment needs; nobody holds one while `.use` is ours."""
-    needed = _needed(run)
     directory = cache.locks_of_packages(run.context.layout)
     stale = [path for path in _listed(directory) if cache.unpacked_key(path.name) not in needed]
     if stale:
         run.free(stale, f"{counted(len(stale), 'lock file')} of packages that no environment needs", shown=directory)
 
 
-def _links(run: Run) -> None:
+def _links(run: Run, needed: frozenset[str]) -> None:
     """Free the links to packages that are not there, or not needed, with rattler's lock file beside each.
 
     Builds make and follow them while they hold `.use`; one that misses a link makes it anew.
     """
-    needed = _needed(run)
     directory = cache.links_to_packages(run.context.layout)
     unpacked = cache.unpacked(run.context.layout).resolve()
     kept, links, others = set(), [], []

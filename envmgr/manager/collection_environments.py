@@ -79,11 +79,13 @@ def _made_at(context: Context, name: EnvName, build_id: BuildId) -> float | None
 def collect(run: Run) -> None:
     """Remove environments until the limits are kept; what turns out to be in use stays."""
     candidates = _candidates(run)
-    demand = _Demand(run) if candidates else None
+    if not candidates:
+        return  # what the limits demand costs a walk through everything
+    demand = _Demand(run)
     for candidate in candidates:
         run.check()
-        reason = demand.reason(candidate) if demand else None
-        if demand is not None and reason is not None and _remove(run, candidate, reason):
+        reason = demand.reason(candidate)
+        if reason is not None and _remove(run, candidate, reason):
             demand.removed(candidate)
 
 

@@ -1,7 +1,8 @@
 """What is there, as the daemon sees it: with its rights it sees every user of an environment, and every build.
 
-For `list` and `show`; nobody waits long for it, since everybody can look for himself, and sees all but that. It reads
-the answer without `envmgr.wire.socket`, whose many records take longer to import than ``envmgr list`` has left.
+For `list` and `show`; nobody waits long for it, since everybody can look for himself, and sees all but that: so where
+no daemon answers in time, that is done instead. It reads the answer without `envmgr.wire.socket`, whose many records
+take longer to import than ``envmgr list`` has left.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from envmgr import codec
 from envmgr.errors import DaemonUnavailable, PermissionRefused
+from envmgr.manager import inspection
 from envmgr.model import EnvironmentInfo
 from envmgr.remote.connection import Connection, Patience
+from envmgr.store import opening
+from envmgr.store.layout import Layout
 from envmgr.wire import address
 
 if TYPE_CHECKING:
@@ -24,14 +28,21 @@ T = TypeVar("T")
 _PATIENCE = Patience(connect_s=0.5, answer_s=2.0)
 
 
-def list_all(root: str) -> tuple[EnvironmentInfo, ...] | None:
-    """Return every environment that the daemon of the store knows, or ``None`` where no daemon answers in time."""
-    return _ask(root, "/v1/environments", lambda data: tuple(map(_info, data["environments"])))
+def list_all(root: str) -> tuple[EnvironmentInfo, ...]:
+    """Return every environment of the store at `root`."""
+    found = _ask(root, "/v1/environments", lambda data: tuple(map(_info, data["environments"])))
+    return inspection.list_all(_layout(root)) if found is None else found
 
 
-def show(root: str, name: EnvName) -> EnvironmentInfo | None:
-    """Return one environment, or ``None`` where no daemon answers in time; raises `EnvironmentNotFound`."""
-    return _ask(root, f"/v1/environments/{name}", _info)
+def show(root: str, name: EnvName) -> EnvironmentInfo:
+    """Return one environment; raises `EnvironmentNotFound`."""
+    found = _ask(root, f"/v1/environments/{name}", _info)
+    return inspection.show(_layout(root), name) if found is None else found
+
+
+def _layout(root: str) -> Layout:
+    path = Path(root)
+    return opening.open_for_reading(path) or Layout(path)
 
 
 def _ask(root: str, target: str, read: Callable[[dict[str, Any]], T]) -> T | None:

@@ -189,13 +189,11 @@ class RemoteManager:
 
     def list(self) -> tuple[EnvironmentInfo, ...]:
         """Return every environment that the store knows."""
-        found = looking.list_all(str(self._layout.root))
-        return inspection.list_all(self._layout) if found is None else found
+        return looking.list_all(str(self._layout.root))
 
     def show(self, name: EnvName) -> EnvironmentInfo:
         """Return one environment."""
-        found = looking.show(str(self._layout.root), name)
-        return inspection.show(self._layout, name) if found is None else found
+        return looking.show(str(self._layout.root), name)
 
     def verify(self, name: EnvName) -> tuple[Damage, ...]:
         """Return everything that is wrong with an environment."""

@@ -49,7 +49,6 @@ def _assemble(document: Document, text: str, findings: Findings, read_include: R
         label=reader.label if reader else None,
         warnings=findings.warnings(),
         source_text=clean,
-        has_includes=bool(includes),
         includes=tuple(sorted(clean_includes.items())),
     )
 

@@ -57,11 +57,15 @@ def exclusive(fd: int) -> Iterator[bool]:
     For leases and the package cache, whose users hold their files shared; a waiting lock would starve behind them.
     """
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
+        yield try_exclusive(fd)
     finally:
         os.close(fd)
+
+
+def try_exclusive(fd: int) -> bool:
+    """Flock an open file exclusively if nobody else holds it; a shared flock through the same descriptor is lost."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

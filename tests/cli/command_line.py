@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from answers import Answer
 from fakes.backend import FakeBackend, Orders
 from fakes.processes import Forked
@@ -126,3 +127,17 @@ class Cli:
             for pattern in ("builds/*", "trash/*", "**/.tmp-*")
             for path in self.root.glob(pattern)
         )
+
+
+def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Make a store without environments, of a user without settings, for commands of this process and others."""
+    for key in [key for key in os.environ if key.startswith(("ENVMGR_", "CONDA_", "PIP_"))]:
+        monkeypatch.delenv(key)
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "orders").mkdir()
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "settings.toml").write_text(
+        "use_condarc = false\nuse_pip_conf = false\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
+    )
+    return Cli(tmp_path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
-from cli.command_line import Cli
+from cli.command_line import Cli, bare
 from served import running, spec
 
 from envmgr import errors
@@ -20,15 +19,7 @@ KEYS = {
 @pytest.fixture
 def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """A store without environments, without a daemon, of a user without settings."""
-    for key in [key for key in os.environ if key.startswith(("ENVMGR_", "CONDA_", "PIP_"))]:
-        monkeypatch.delenv(key)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    (tmp_path / "orders").mkdir()
-    (tmp_path / "store").mkdir()
-    (tmp_path / "store" / "settings.toml").write_text(
-        "use_condarc = false\nuse_pip_conf = false\nmin_free_bytes = 0\nmin_free_inodes = 0\n"
-    )
-    return Cli(tmp_path)
+    return bare(tmp_path, monkeypatch)
 
 
 def test_no_store_and_no_daemon(cli: Cli) -> None:

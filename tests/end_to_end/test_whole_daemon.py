@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from answers import ended
 from demo.packages import fabricate, index
-from whole_hosts import Host, ended, line_of, write_links, write_wheel
+from whole_hosts import Host, line_of, write_links, write_wheel
 
 from envmgr.remote import events
 from envmgr.remote.connection import Connection

@@ -6,9 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
+from answers import ended
 from backends.backend_servers import serve
 from test_whole_kills import Held
-from whole_hosts import Host, all_of, ended, processes_of_builds
+from whole_hosts import Host, all_of, processes_of_builds
 
 pytestmark = pytest.mark.usefixtures("orphanage")
 

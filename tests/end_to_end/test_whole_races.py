@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from whole_hosts import Host, all_of, ended
+from answers import ended
+from whole_hosts import Host, all_of
 
 ASKING = Path(__file__).with_name("asking.py")
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
-from answers import Answer
+from answers import Answer, ended
 from demo.packages import fabricate, index
 
 from envmgr import wiring
@@ -174,17 +174,6 @@ class Host:
 
 
 Process = subprocess.Popen[str]
-
-
-def ended(process: Process, stdin: str | None = None) -> Answer:
-    """Wait for a command's end."""
-    try:
-        out, err = process.communicate(stdin, timeout=LIMIT_S)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    return Answer(process.returncode, out, err)
 
 
 def line_of(stream: IO[str] | None, part: str) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import answers
 from answers import Answer
 from demo.packages import fabricate, index
 from places import CHECKOUT
@@ -143,14 +144,8 @@ class ServiceHost:
 
 
 def ended(process: subprocess.Popen[str], stdin: str | None = None) -> Answer:
-    """Wait for a command's end."""
-    try:
-        out, err = process.communicate(stdin, timeout=LIMIT_S)
-    except BaseException:
-        process.kill()
-        process.communicate()
-        raise
-    return Answer(process.returncode, out, err)
+    """Wait for a command's end, as long as anything in the box may take."""
+    return answers.ended(process, stdin, LIMIT_S)
 
 
 def commands_of(record: dict[str, Any]) -> Sequence[str]:

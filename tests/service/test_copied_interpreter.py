@@ -12,8 +12,8 @@ from envmgr.service import interpreter
 
 def test_search_path_of_libraries() -> None:
     """A search path that names the old directory names the one beside the program; no byte moves."""
-    libraries = Path("/root/.pyenv/versions/3.11.7/lib")
-    program = b"\x7fELF\0/root/.pyenv/versions/3.11.7/lib\0/x:%s:/y\0%s/python3.11\0" % ((bytes(libraries),) * 2)
+    libraries = Path("/home/someone/pythons/3.11/lib")
+    program = b"\x7fELF\0/home/someone/pythons/3.11/lib\0/x:%s:/y\0%s/python3.11\0" % ((bytes(libraries),) * 2)
     changed = interpreter._relocated(program, libraries)
     beside = b"$ORIGIN/../lib".ljust(len(bytes(libraries)), b"/")
     assert changed == b"\x7fELF\0%s\0/x:%s:/y\0%s/python3.11\0" % (beside, beside, bytes(libraries))
@@ -28,7 +28,7 @@ def test_short_directories_stay() -> None:
 def test_who_can_start_it(tmp_path: Path) -> None:
     """A program that the unit hides, or that lies where others may not go, is not for the service."""
     assert interpreter.is_startable_by_others(Path("/bin/sh").resolve())
-    assert not interpreter.is_startable_by_others(Path("/root/bin/python"))
+    assert not interpreter.is_startable_by_others(Path("/home/someone/bin/python"))
     program = tmp_path / "python"
     program.touch(0o755)
     tmp_path.chmod(0o700)

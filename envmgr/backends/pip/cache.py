@@ -29,6 +29,7 @@ from pathlib import Path
 from envmgr import fsio
 from envmgr.events import Event, Reporter
 from envmgr.fsio import Step
+from envmgr.store import locks
 
 _USE = ".envmgr-use"
 _STATE = ".envmgr-state"
@@ -58,7 +59,7 @@ class Cache:
     def leave(self) -> None:
         """Use it no more; to be called before `syncfs`."""
         if self._fd >= 0:
-            self._is_alone = _try_exclusive(self._fd)  # where it is not granted, ours is gone, too (flock(2))
+            self._is_alone = locks.try_exclusive(self._fd)  # where it is not granted, ours is gone, too (flock(2))
 
     def mark_synced(self) -> None:
         """Say that everything is on disk, if that is so; to be called after `syncfs`."""
@@ -69,7 +70,7 @@ class Cache:
             self._fd = -1
 
     def _has_entered(self) -> bool:
-        if _try_exclusive(self._fd):
+        if locks.try_exclusive(self._fd):
             if self._read_state() not in {_SYNCED, self._boot}:
                 self._clear()
             self._write_state(self._boot)
@@ -101,11 +102,3 @@ class Cache:
         temporary = self._directory / f"{fsio.TEMPORARY}{uuid.uuid4().hex[:12]}"
         temporary.write_text(state, "ascii")
         temporary.replace(self._directory / _STATE)
-
-
-def _try_exclusive(fd: int) -> bool:
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -15,6 +15,7 @@ import typer
 from envmgr.cli import options, output, shapes
 from envmgr.cli.call import Call
 from envmgr.errors import Corrupt, EnvmgrError, PermissionRefused, UsageError
+from envmgr.events import counted
 
 if TYPE_CHECKING:
     from envmgr.manager.doctor import Finding
@@ -32,10 +33,6 @@ def list_(context: typer.Context, as_json: options.AsJson = False, quiet: option
     from envmgr.remote import looking
 
     found = looking.list_all(call.root)
-    if found is None:
-        from envmgr.manager import inspection
-
-        found = inspection.list_all(call.layout())
     record = {"root": call.root, "environments": [shapes.environment(info) for info in found]}
     call.answer(record, lambda: _write_list(found))
     if not found:
@@ -73,15 +70,13 @@ def show(
     """Tell everything that is known of one environment."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
     name = call.name(x)
-    from envmgr.manager import inspection
     from envmgr.remote import looking
     from envmgr.store import records
 
-    layout = call.layout()
-    info = looking.show(call.root, name) or inspection.show(layout, name)
+    info = looking.show(call.root, name)
     record = None
     if info.build_id is not None and info.state != "damaged":
-        record = records.read_record(layout, name, info.build_id)
+        record = records.read_record(call.layout(), name, info.build_id)
     call.answer({**shapes.environment(info), **shapes.build(record)}, lambda: _write_facts(info, record))
 
 
@@ -153,7 +148,7 @@ def verify(
     if not damages:
         call.say(f"{name} is whole")
         return 0
-    call.say(f"{name} has {output.count(len(damages), 'damage')}; envmgr repair {name} builds it again")
+    call.say(f"{name} has {counted(len(damages), 'damage')}; envmgr repair {name} builds it again")
     return Corrupt.exit_code
 
 

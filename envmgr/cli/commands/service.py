@@ -10,6 +10,7 @@ import typer
 
 from envmgr.cli import options, output
 from envmgr.cli.call import Call
+from envmgr.events import counted
 
 if TYPE_CHECKING:
     from envmgr.service.state import State
@@ -95,9 +96,9 @@ def _facts(found: State) -> list[tuple[str, str]]:
             f"{unit.active} ({unit.sub}), {unit.enabled or 'not installed'}" if unit.active else "systemd does not run"
         )
         text += f", pid {unit.pid}" if unit.pid else ""
-        text += f", restarted {output.count(unit.restarts, 'time')}" if unit.restarts else ""
+        text += f", restarted {counted(unit.restarts, 'time')}" if unit.restarts else ""
         facts.append((unit.name, text + (f": {unit.says}" if unit.says else "")))
     facts.append(("socket", f"{found.socket}, mode {found.mode}, group {found.group}" if found.has_socket else "-"))
-    count = "-" if found.environments is None else output.count(found.environments, "environment")
+    count = "-" if found.environments is None else counted(found.environments, "environment")
     facts.append(("store", f"{found.root}: {count}" + (f", owner {found.owner}" if found.owner else "")))
     return facts

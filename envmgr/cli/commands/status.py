@@ -17,6 +17,7 @@ import typer
 
 from envmgr.cli import options, output, shapes
 from envmgr.cli.call import Call
+from envmgr.events import counted
 from envmgr.wire import address
 
 Found = Mapping[str, Any]
@@ -121,11 +122,11 @@ def _facts(found: Found, now: float) -> Iterator[tuple[str, str]]:
 def _operation(operation: Found, now: float) -> str:
     what = f"{operation['kind']} {operation['name'] or ''}".rstrip()
     if operation["state"] == "queued":
-        how = f"{output.count(operation['position'], 'operation')} to go first"
+        how = f"{counted(operation['position'], 'operation')} to go first"
     else:
         began = operation["started_at"] or operation["created_at"]
         how = f"{operation['phase'] or 'running'}, for {max(0.0, now - began):.0f} s"
-    return f"{what}: {how}; asked for by {operation['by']}, {output.count(operation['waiters'], 'waiter')}"
+    return f"{what}: {how}; asked for by {operation['by']}, {counted(operation['waiters'], 'waiter')}"
 
 
 def _failure(failure: Found, now: float) -> str:
