@@ -59,6 +59,12 @@ class BuilderDied(EnvmgrError):
     is_transient = True
 
 
+class RolloutFailed(EnvmgrError):
+    """Hosts of the cluster could not do what was declared; the fields' rows say which and why."""
+
+    code = "rollout_failed"
+
+
 class UsageError(EnvmgrError):
     """The call itself makes no sense: a malformed name or alias, options that exclude each other, a bad setting."""
 
@@ -116,6 +122,14 @@ class EnvironmentNotFound(EnvmgrError):
     exit_code = 6
 
 
+class HostUnknown(EnvmgrError):
+    """No host of that name is or was in the cluster."""
+
+    code = "host_unknown"
+    http_status = 404
+    exit_code = 6
+
+
 class EnvironmentInUse(EnvmgrError):
     """Processes use the environment; ``users`` names them."""
 
@@ -127,6 +141,14 @@ class EnvironmentInUse(EnvmgrError):
     def __init__(self, message: str, users: "Sequence[Usage]" = (), *, hint: "str | None" = None) -> None:
         super().__init__(message, hint=hint, users=[user.to_json() for user in users])
         self.users = tuple(users)
+
+
+class DeclaredInCluster(EnvmgrError):
+    """The environment is declared for this host by the cluster, and only the cluster's commands take it away."""
+
+    code = "declared"
+    http_status = 409
+    exit_code = 7
 
 
 class AliasTaken(EnvmgrError):
@@ -153,6 +175,12 @@ class CoordinatorUnavailable(EnvmgrError):
     http_status = 503
     exit_code = 9
     is_transient = True
+
+
+class ClaimLost(CoordinatorUnavailable):
+    """A lock held in the cluster is no longer certainly ours; what it guarded was not done, or is void."""
+
+    code = "claim_lost"
 
 
 class DaemonUnavailable(EnvmgrError):
@@ -214,6 +242,12 @@ class StoreTooNew(PermissionRefused):
     code = "store_too_new"
 
 
+class ClusterTreeRefused(PermissionRefused):
+    """ZooKeeper's tree is not this host's cluster (another uuid, emptied, of a newer envmgr); nothing is touched."""
+
+    code = "cluster_tree"
+
+
 class Corrupt(EnvmgrError):
     """Bytes are not what they must be: a package against its hash, a record, a link, a prefix."""
 
@@ -241,6 +275,13 @@ class LockfileMismatch(EnvmgrError):
     code = "lockfile_mismatch"
     http_status = 409
     exit_code = 14
+
+
+class LockfileTooLarge(LockfileMismatch):
+    """A lockfile is larger than what the cluster carries, even compressed and in parts."""
+
+    code = "lockfile_too_large"
+    http_status = 413
 
 
 class Cancelled(EnvmgrError):

@@ -92,8 +92,12 @@ class Spec:
     label: str | None = field(default=None, compare=False)
     warnings: tuple[Problem, ...] = field(default=(), compare=False)
     source_text: str = field(default="", compare=False)
-    has_includes: bool = field(default=False, compare=False)
     includes: tuple[tuple[str, str], ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def has_includes(self) -> bool:
+        """Whether the name follows from more than the document's own text."""
+        return bool(self.includes)
 
 
 # ------------------------------------------------------------------------------------------------------ who asks for it
@@ -154,6 +158,20 @@ class Lockfile:
     digest: str
     text: str = field(compare=False)
     not_reproducible: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedLockfile:
+    """A generation of the lockfile of one name on one machine class, as the whole cluster has it; it never changes.
+
+    The highest generation is in force. `digest` is `Lockfile.digest` of `text`.
+    """
+
+    name: EnvName
+    machine_class: str
+    generation: int
+    digest: str
+    text: str = field(repr=False)
 
 
 # --------------------------------------------------------------------------------------------------- what is there

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from envmgr import ready
 from envmgr import settings as settings_
 from envmgr.backends.spawner import Spawner
+from envmgr.coordination.alone import Alone
 from envmgr.errors import DaemonUnavailable, PermissionRefused
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
@@ -48,6 +49,7 @@ def manager(root: str | None = None, *, writable: bool = True, backend: Backend 
             backend=backend or Spawner(),
             clock=clock,
             host=socket.gethostname(),
+            coordinator=Alone(),
         )
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from envmgr.ports import Backend, Clock
+    from envmgr.ports import Backend, Clock, Coordinator
     from envmgr.settings import Settings
     from envmgr.store.layout import Layout
 
@@ -23,6 +23,7 @@ class Context:
     backend: Backend
     clock: Clock
     host: str
+    coordinator: Coordinator
 
     @property
     def root(self) -> str:

@@ -87,6 +87,14 @@ def _address(text: str) -> str:
     return text
 
 
+def _tree_path(text: str) -> str:
+    """Read a path in ZooKeeper's tree, which is not the tree's root itself."""
+    parts = text.split("/")
+    if parts[0] or len(parts) < 2 or not all(part.isprintable() and part not in ("", ".", "..") for part in parts[1:]):
+        raise ValueError("")
+    return text
+
+
 def _path(text: str) -> str:
     if not text.startswith(("/", "~/")) or "\0" in text:
         raise ValueError("")
@@ -147,6 +155,7 @@ URL_VALUE: Kind[str] = Kind("an http, https or file URL", lambda value: _url(_te
 OPTIONAL_URL: Kind[str | None] = Kind(URL_VALUE.name, _optional(_url), _optional(_url))
 OPTIONAL_TEXT: Kind[str | None] = Kind("a text", _optional(str.strip), _optional(str.strip))
 OPTIONAL_ADDRESS: Kind[str | None] = Kind("host:port", _optional(_address), _optional(_address))
+TREE_PATH: Kind[str] = Kind("a path in ZooKeeper, such as /envmgr", lambda value: _tree_path(_text(value)), _tree_path)
 OPTIONAL_PATH: Kind[str | None] = Kind(
     "an absolute path, or credential:NAME", _optional(_file), _optional(_file), is_path=True
 )
@@ -274,6 +283,11 @@ def _virtual_packages(table: dict[str, str]) -> Mapping[str, str]:
     return {virtual_package_name(key): value.strip() for key, value in table.items()}
 
 
+ADDRESSES: Kind[Strings] = Kind(
+    "a list of host:port",
+    lambda value: tuple(map(_address, _strings(value))),
+    lambda text: tuple(map(_address, split(text))),
+)
 STRINGS: Kind[Strings] = Kind("a list of texts", _strings, split)
 PLACES: Kind[Strings] = Kind(
     "a list of URLs and absolute paths",

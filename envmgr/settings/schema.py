@@ -274,6 +274,66 @@ class Values:
         86400.0, kinds.DURATION, "Environments made or used more recently than this are never collected."
     )
 
+    # ------------------------------------------------------------------------------------------------------ the cluster
+    zookeeper: tuple[str, ...] = setting(
+        (), kinds.ADDRESSES, "Servers of the cluster's ZooKeeper, `host:port` each; empty: this host is in no cluster."
+    )
+    zookeeper_root: str = setting(
+        "/envmgr", kinds.TREE_PATH, "Node of ZooKeeper below which the cluster keeps its tree."
+    )
+    zookeeper_auth_file: str | None = setting(
+        None, kinds.OPTIONAL_PATH, "File with one line `user:password`, by which ZooKeeper knows this host (digest)."
+    )
+    zookeeper_ca_file: str | None = setting(
+        None, kinds.OPTIONAL_PATH, "PEM file of the authorities of ZooKeeper's certificates; turns TLS on."
+    )
+    zookeeper_cert_file: str | None = setting(
+        None, kinds.OPTIONAL_PATH, "PEM file of this host's certificate chain, by which ZooKeeper knows it."
+    )
+    zookeeper_key_file: str | None = setting(None, kinds.OPTIONAL_PATH, "PEM file of that certificate's private key.")
+    zookeeper_session_s: float = setting(
+        30.0, kinds.DURATION, "How long ZooKeeper keeps what a host holds after it was last heard of."
+    )
+    host_id: str | None = setting(
+        None, kinds.OPTIONAL_TEXT, "What the cluster calls this host; default: its host name when it first joined."
+    )
+    host_labels: Mapping[str, str] = setting(
+        {}, kinds.TABLE, "Label → value, by which `cluster create --label` chooses hosts."
+    )
+    coordinator_wait_s: float = setting(
+        60.0, kinds.DURATION, "How long a solve waits for ZooKeeper, and for the host that solves the same."
+    )
+    solve_without_coordinator: bool = setting(
+        False,
+        kinds.BOOL,
+        "Whether a host that cannot reach ZooKeeper may solve by itself (other packages may come out).",
+    )
+    solve_stall_s: float = setting(
+        900.0, kinds.DURATION, "A host that holds the claim on a solve this long without progress is replaced."
+    )
+    agent_interval_s: float = setting(
+        60.0, kinds.DURATION, "How often the daemon compares its host with what the cluster wants, told or not."
+    )
+    share_archives: bool = setting(
+        True,
+        kinds.BOOL,
+        "Whether archives are fetched from hosts of the cluster and given to them (`archives_listen`).",
+    )
+    archives_listen: str | None = setting(
+        None,
+        kinds.OPTIONAL_ADDRESS,
+        "TCP address (`host:port`) on which the daemon gives archives to the cluster's hosts.",
+    )
+    archives_wait_s: float = setting(
+        30.0, kinds.DURATION, "How long a build waits, without progress, for another host that fetches an archive."
+    )
+    archives_connections: int = setting(
+        16, kinds.integer(1, 10_000), "Connections on which archives are given to other hosts at the same time."
+    )
+    archives_bytes_per_s: int = setting(
+        0, kinds.SIZE, "Bytes a second that are given to other hosts at most, all together; 0: any number."
+    )
+
     # ------------------------------------------------------------------------------------------- other programs' files
     use_condarc: bool = setting(
         True, kinds.BOOL, "Whether conda's own files (`.condarc`) and `CONDA_*` variables count.", service=False

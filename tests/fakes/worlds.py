@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock  # noqa: F401 - 0.1 s, paid once here instead of in each forked process
 
 from envmgr import fsio, settings, spec
+from envmgr.coordination.alone import Alone
 from envmgr.fsio import Step
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
@@ -100,7 +101,7 @@ class World:
     def manager(self, environ: dict[str, str] | None = None, mode: settings.Mode = "personal") -> Manager:
         values = {"ENVMGR_MIN_FREE_BYTES": "0", "ENVMGR_MIN_FREE_INODES": "0", **(environ or {})}
         found = settings.load(root=self.root, mode=mode, environ=values, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR)
-        return Manager(Context(self.layout, found, self.backend(), self.clock, "here"))
+        return Manager(Context(self.layout, found, self.backend(), self.clock, "here", Alone()))
 
     def builds_begun(self) -> list[str]:
         """Return the build ids that the backend was asked for, over all processes, in order."""

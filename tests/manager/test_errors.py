@@ -13,20 +13,20 @@ from envmgr.model import Problem, Usage
 
 CLASSES = [cls for cls in vars(errors).values() if isinstance(cls, type) and issubclass(cls, EnvmgrError)]
 EXIT_CODES = {
-    1: {"unexpected", "build_failed", "builder_died"},
+    1: {"unexpected", "build_failed", "builder_died", "rollout_failed"},
     2: {"usage"},
     3: {"invalid_spec"},
     4: {"unsatisfiable"},
     5: {"channel", "network", "offline"},
-    6: {"not_found"},
-    7: {"in_use", "alias_taken"},
+    6: {"not_found", "host_unknown"},
+    7: {"in_use", "alias_taken", "declared"},
     8: {"timed_out"},
-    9: {"coordinator", "daemon", "busy"},
+    9: {"coordinator", "claim_lost", "daemon", "busy"},
     10: {"no_space"},
-    11: {"permission", "policy", "filesystem", "store_too_new", "unauthenticated"},
+    11: {"permission", "policy", "filesystem", "store_too_new", "cluster_tree", "unauthenticated"},
     12: {"corrupt", "name_collision"},
     13: {"incompatible_host"},
-    14: {"lockfile_mismatch"},
+    14: {"lockfile_mismatch", "lockfile_too_large"},
     130: {"cancelled"},
 }
 

@@ -30,7 +30,10 @@ KEYS = [
     "builder_memory_bytes", "use_group", "admin_group", "listen", "tokens_file", "tls_cert_file", "tls_key_file",
     "max_builds", "max_waiting", "max_waiting_per_user", "max_environments_per_user", "max_connections_per_user",
     "log_format", "gc_interval_s", "gc_high_percent", "gc_low_percent", "gc_max_age_s", "gc_max_total_bytes",
-    "gc_min_age_s", "use_condarc", "use_pip_conf",
+    "gc_min_age_s", "zookeeper", "zookeeper_root", "zookeeper_auth_file", "zookeeper_ca_file", "zookeeper_cert_file",
+    "zookeeper_key_file", "zookeeper_session_s", "host_id", "host_labels", "coordinator_wait_s",
+    "solve_without_coordinator", "solve_stall_s", "agent_interval_s", "share_archives", "archives_listen",
+    "archives_wait_s", "archives_connections", "archives_bytes_per_s", "use_condarc", "use_pip_conf",
 ]  # fmt: skip
 
 CLUSTER_WIDE = [

@@ -1,0 +1,1 @@
+"""The coordinator of a cluster, over ZooKeeper; the home of kazoo."""
