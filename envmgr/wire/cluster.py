@@ -21,6 +21,28 @@ ones, so that hosts of two versions live together. `FORMAT` rises when that is n
 ``envmgr cluster settings --upgrade-format``.
 
 Times are UTC seconds since the epoch, by the clock of the host that wrote them.
+
+Below ``/v1/cluster``, a daemon of a host of the cluster answers administrators (`envmgr.wire.socket` says how):
+
+=======  ==========================================  ==================================================================
+GET      /v1/cluster                                 → `ClusterStatus`
+POST     /v1/cluster/environments                    `DeclareRequest` → `DeclaredEnvironment`
+GET      /v1/cluster/environments/X                  → `DeclaredEnvironment`; X is a name or an alias of the cluster
+DELETE   /v1/cluster/environments/X                  → `DeclaredEnvironment`, unpublished everywhere
+POST     /v1/cluster/environments/X/relock           → `DeclaredEnvironment`
+POST     /v1/cluster/environments/X/retry            `RetryRequest` → `DeclaredEnvironment`
+GET      /v1/cluster/environments/X/hosts/H          → `Row`
+GET      /v1/cluster/hosts                           → `Hosts`
+DELETE   /v1/cluster/hosts/H                         → `Hosts` without this one, which has gone for ever
+PUT      /v1/cluster/hosts/H/cordon                  → `Hosts`; ``DELETE`` lets it begin work again
+POST     /v1/cluster/heal                            → `Cluster`; hosts bring what drifted back in line
+GET      /v1/cluster/aliases                         → `envmgr.wire.socket.Aliases`
+PUT      /v1/cluster/aliases/A                       `envmgr.wire.socket.AliasRequest` → Aliases; ``DELETE`` drops it
+GET      /v1/cluster/settings                        → `Cluster`
+POST     /v1/cluster/settings                        `ClusterSettingsRequest` → `Cluster`
+GET      /v1/cluster/intent                          → `Exported`
+PUT      /v1/cluster/intent                          `ImportRequest` → `ClusterStatus`
+=======  ==========================================  ==================================================================
 """
 
 from __future__ import annotations
@@ -34,6 +56,7 @@ from typing import Literal, TypeVar
 
 from envmgr import codec
 from envmgr.errors import Corrupt
+from envmgr.wire.socket import SpecDocument
 
 T = TypeVar("T")
 
@@ -87,18 +110,28 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What one revision changed: names of environments, or ``cluster``, ``aliases``, ``cordons``."""
+    """What one revision changed: names of environments, ``cluster``, ``aliases/<alias>``, ``cordons/<host>``.
+
+    `token` is one of its own: by it a writer who never heard the answer knows his write, and a host a restored tree.
+    """
 
     revision: int
     what: tuple[str, ...]
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Revision:
-    """How often intent was written, and the last changes, so that a host that is little behind reads only those."""
+    """How often intent was written, and the last changes, so that a host that is little behind reads only those.
+
+    `cluster` is the cluster's uuid, for who reads nothing else. `imported` is the number at which a whole document was
+    imported last (0: never): from there on numbers go on far above any that a host can have seen before.
+    """
 
     number: int
     changes: tuple[Change, ...] = ()
+    cluster: str = ""
+    imported: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +150,7 @@ class Selector:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intent:
-    """What the cluster wants of one environment. `generation` rises with every write of it.
+    """What the cluster wants of one environment. `generation` is the revision that wrote it last, so it only rises.
 
     `spec` is the whole `envmgr.model.Spec` as JSON, without credentials. `lock_generation` is the least generation of
     its lockfiles that may be installed; `cluster relock` raises it. `retries`: host (or ``*``) → how often an
@@ -354,4 +387,52 @@ class Exported:
     environments: tuple[Intent, ...]
     aliases: Mapping[str, str]
     cordons: tuple[str, ...]
+    revision: int = 0
     lockfiles: tuple[Mapping[str, object], ...] = ()
+
+
+# ---------------------------------------------------------------------------------- what is asked for over the socket
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeclareRequest:
+    """Declare the environment of this spec for these hosts; the fields are those of `Declaration` and `Selector`."""
+
+    spec: SpecDocument
+    hosts: tuple[str, ...] = ()
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    alias: str | None = None
+    move_alias: bool = False
+    max_parallel: int = 0
+    percent_parallel: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequest:
+    """Let what failed be tried again at once, on one host or on all."""
+
+    host: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettingsRequest:
+    """Change what all hosts share: settings (``null`` takes one away), machine classes (an empty one, too)."""
+
+    settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    upgrade_format: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportRequest:
+    """Put an exported intent into the cluster; `document` is the JSON of an `Exported`, as text."""
+
+    document: str
+    replace: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hosts:
+    """The hosts that are known."""
+
+    hosts: tuple[HostInfo, ...]
