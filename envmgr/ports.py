@@ -9,13 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from envmgr.errors import EnvmgrError
 from envmgr.events import Reporter
 from envmgr.model import PublishedLockfile
 from envmgr.names import EnvName
 from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
+
+if TYPE_CHECKING:
+    from envmgr.names import Alias
+    from envmgr.wire import cluster as wire
 
 
 class Clock(Protocol):
@@ -90,7 +94,14 @@ class Solving(Protocol):
         """The generation, if another host published it before this one came to its turn."""
 
     def progress(self) -> None:
-        """Say that the solver lives and gets on; one that does not for ``solve_stall_s`` is replaced."""
+        """Say that the solver gets on. One that does not for ``solve_stall_s`` loses the claim to whoever waits."""
+
+    def check(self) -> None:
+        """Raise `ClaimLost` when the claim was given up for want of progress: the solver is to end.
+
+        A claim that was lost because ZooKeeper went away raises nothing here; what was solved can still be published
+        under another claim.
+        """
 
     def publish(self, text: str) -> PublishedLockfile:
         """Publish a complete conda-lock.yml, once and for ever, and return what is in force now.
@@ -107,11 +118,13 @@ class Solving(Protocol):
 class Siblings:
     """The hosts that give archives to each other: URLs of their archives; `own` is ``None`` where this one gives none.
 
-    Every host of the cluster knows each by the same URL, so that all rank them alike.
+    Every host of the cluster knows each by the same URL, so that all rank them alike. `solver` is that of the host that
+    solved the lockfile in force of the environment in question: it has all of its archives.
     """
 
     own: str | None = None
     others: tuple[str, ...] = ()
+    solver: str | None = None
 
 
 class Coordinator(Protocol):
@@ -125,6 +138,10 @@ class Coordinator(Protocol):
     def is_clustered(self) -> bool:
         """Whether this host is in a cluster at all."""
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other hosts write the same store: then what a claim guards is not done without it."""
+
     def building(self, name: EnvName, *, deadline: Deadline, report: Reporter) -> AbstractContextManager[Claim | None]:
         """Hold the claim on (store id, name) for the length of a block; call it under the name's build lock.
 
@@ -133,15 +150,29 @@ class Coordinator(Protocol):
         """
 
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
-        """Return the generation in force, ``None`` if there is none; `CoordinatorUnavailable` when nobody knows."""
+        """Return the highest generation, ``None`` if there is none; `CoordinatorUnavailable` when nobody knows."""
+
+    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
+        """Return the digest of that generation, which costs less than its text; ``None`` if there is none."""
+
+    def least_generation(self, name: EnvName) -> int:
+        """Return the least generation that the cluster wants installed, 1 unless it relocked; never waits."""
 
     def solving(
-        self, name: EnvName, machine_class: str, generation: int, *, deadline: Deadline, report: Reporter
+        self,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        *,
+        deadline: Deadline,
+        report: Reporter,
+        is_retry: bool = False,
     ) -> AbstractContextManager[Solving]:
         """Hold the claim on the solve of one generation for the length of a block; waits for who holds it.
 
-        A permanent failure that another host published is raised, its field ``is_repeated`` true. Raises
-        `CoordinatorUnavailable` after the setting ``coordinator_wait_s``.
+        A host that solves is waited for as long as it gets on; ZooKeeper for the setting ``coordinator_wait_s``, then
+        `CoordinatorUnavailable`. A permanent failure that another host published is raised, its field ``is_repeated``
+        true; with `is_retry` it is forgotten instead.
         """
 
     def virtual_packages(self, machine_class: str) -> Mapping[str, str] | None:
@@ -150,5 +181,82 @@ class Coordinator(Protocol):
     def is_declared(self, name: EnvName) -> bool:
         """Tell whether the cluster wants the environment on this host, as far as is known; never waits."""
 
-    def siblings(self) -> Siblings:
-        """Return the hosts that live, as far as is known; never waits."""
+    def check_deletion(self) -> None:
+        """Raise `envmgr.errors.UnsuitableFilesystem` unless the leases of all hosts of the store are seen here.
+
+        Asked before anything that may be in use is deleted; a store of this host alone passes at no cost.
+        """
+
+    def siblings(self, name: EnvName) -> Siblings:
+        """Return the hosts that live, as far as is known, for a build of `name`; never waits."""
+
+
+class Administration(Protocol):
+    """What administrators of a cluster do; straight on ZooKeeper, or asked of a daemon of one of its hosts.
+
+    Each call is bounded. `CoordinatorUnavailable` when ZooKeeper does not answer; `EnvironmentNotFound` for what is not
+    declared, `HostUnknown` for a host that never was.
+    """
+
+    def resolve(self, word: str) -> EnvName:
+        """Return the name that a name or an alias of the cluster stands for."""
+
+    def create(self, declaration: wire.Declaration) -> wire.DeclaredEnvironment:
+        """Declare an environment, or change for whom it is declared; `AliasTaken`."""
+
+    def remove(self, name: EnvName) -> wire.DeclaredEnvironment:
+        """Unpublish an environment everywhere."""
+
+    def relock(self, name: EnvName) -> wire.DeclaredEnvironment:
+        """Have an environment solved again, once for all hosts of a machine class."""
+
+    def retry(self, name: EnvName, host: str | None = None) -> wire.DeclaredEnvironment:
+        """Have what failed tried again at once, on one host or on all."""
+
+    def status(self) -> wire.ClusterStatus:
+        """Return the cluster at one moment."""
+
+    def show(self, name: EnvName) -> wire.DeclaredEnvironment:
+        """Return one declared environment, with a row for each of its hosts."""
+
+    def why(self, name: EnvName, host: str) -> wire.Row:
+        """Return how one environment does on one host."""
+
+    def hosts(self) -> tuple[wire.HostInfo, ...]:
+        """Return the hosts that are known."""
+
+    def heal(self) -> None:
+        """Have the hosts bring what drifted back in line."""
+
+    def cordon(self, host: str, *, is_cordoned: bool) -> None:
+        """Let a host begin nothing new, or begin again."""
+
+    def forget(self, host: str) -> None:
+        """Wait for a host no longer that has gone for ever."""
+
+    def aliases(self) -> Mapping[str, str]:
+        """Return alias → name."""
+
+    def set_alias(self, alias: Alias, name: EnvName, *, move: bool) -> None:
+        """Let an alias stand for a declared environment; `AliasTaken` unless `move`."""
+
+    def remove_alias(self, alias: Alias) -> None:
+        """Drop an alias."""
+
+    def cluster(self) -> wire.Cluster:
+        """Return who the cluster is, and what all its hosts share."""
+
+    def change_settings(
+        self,
+        changes: Mapping[str, object | None],
+        classes: Mapping[str, Mapping[str, str]],
+        *,
+        upgrade_format: bool = False,
+    ) -> wire.Cluster:
+        """Change settings (``None`` takes one away) and machine classes (so does an empty one)."""
+
+    def export(self) -> wire.Exported:
+        """Return the whole intent."""
+
+    def import_(self, document: wire.Exported, *, replace: bool) -> None:
+        """Put an exported intent into the tree: into an empty one, or with `replace` in place of what is there."""

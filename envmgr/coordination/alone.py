@@ -23,6 +23,7 @@ class Alone:
     """See the module."""
 
     is_clustered = False
+    is_shared = False
 
     @contextlib.contextmanager
     def building(self, name: EnvName, *, deadline: Deadline, report: Reporter) -> Iterator[Claim | None]:
@@ -31,9 +32,22 @@ class Alone:
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
         return None
 
+    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
+        return None
+
+    def least_generation(self, name: EnvName) -> int:
+        return 1
+
     @contextlib.contextmanager
     def solving(
-        self, name: EnvName, machine_class: str, generation: int, *, deadline: Deadline, report: Reporter
+        self,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        *,
+        deadline: Deadline,
+        report: Reporter,
+        is_retry: bool = False,
     ) -> Iterator[Solving]:
         yield _OwnSolve(name, machine_class, generation)
 
@@ -43,7 +57,10 @@ class Alone:
     def is_declared(self, name: EnvName) -> bool:
         return False
 
-    def siblings(self) -> Siblings:
+    def check_deletion(self) -> None:
+        pass
+
+    def siblings(self, name: EnvName) -> Siblings:
         return Siblings()
 
 
@@ -58,6 +75,9 @@ class _OwnSolve:
         self._generation = generation
 
     def progress(self) -> None:
+        pass
+
+    def check(self) -> None:
         pass
 
     def publish(self, text: str) -> PublishedLockfile:

@@ -15,6 +15,7 @@ from envmgr import ready
 from envmgr.errors import EnvironmentNotFound
 from envmgr.events import Reporter, ignore
 from envmgr.manager import (
+    agreement,
     collection,
     collection_environments,
     doctor,
@@ -108,12 +109,18 @@ class Manager:
         *,
         when_free: bool = False,
         forget: bool = False,
+        by_cluster: bool = False,
         timeout_s: float | None = None,
         report: Reporter = ignore,
     ) -> removal.Removed:
-        """Remove one environment; see `envmgr.manager.removal`."""
+        """Remove one environment; see `envmgr.manager.removal`.
+
+        One that the cluster declares raises `DeclaredInCluster`, unless it is the cluster that wants it gone.
+        """
         limit = TimeLimit(self.context.clock, timeout_s)
-        removed = removal.remove(self.context, name, when_free=when_free, forget=forget, limit=limit, report=report)
+        removed = removal.remove(
+            self.context, name, when_free=when_free, forget=forget, by_cluster=by_cluster, limit=limit, report=report
+        )
         self._reclaim_in_passing()
         return removed
 
@@ -144,6 +151,34 @@ class Manager:
         limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
         replaced = replacement.relock(self.context, name, exclude_newer=exclude_newer, limit=limit, report=report)
         return self._published_anew(replaced)
+
+    @_writes
+    def align(
+        self,
+        name: EnvName,
+        *,
+        timeout_s: float | None = None,
+        is_cancelled: Callable[[], bool] = never,
+        report: Reporter = ignore,
+    ) -> replacement.Replaced:
+        """Bring what is published under `name` to the cluster's lockfile in force; running jobs keep the old build.
+
+        A generation that the cluster wants and nobody has solved yet is solved now; a lockfile that only this host
+        knows becomes the cluster's. `Replaced.is_new` is false when the environment was in line already.
+        """
+        limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
+        return self._published_anew(replacement.align(self.context, name, limit=limit, report=report))
+
+    def drift(self) -> tuple[EnvName, ...]:
+        """Return what is published here from another lockfile than the cluster's; `CoordinatorUnavailable`.
+
+        One question to ZooKeeper for each environment.
+        """
+        return agreement.drift(self.context)
+
+    def unshared(self) -> tuple[EnvName, ...]:
+        """Return what is published here from a lockfile of which the cluster has none yet; `align` publishes it."""
+        return agreement.unshared(self.context)
 
     @_writes
     def repair(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr import fsio
-from envmgr.errors import EnvironmentInUse, EnvironmentNotFound
+from envmgr.errors import DeclaredInCluster, EnvironmentInUse, EnvironmentNotFound
 from envmgr.events import Reporter
 from envmgr.fsio import Step
 from envmgr.manager.context import Context
@@ -36,7 +36,14 @@ class Removed:
 
 
 def remove(
-    context: Context, name: EnvName, *, when_free: bool, forget: bool, limit: TimeLimit, report: Reporter
+    context: Context,
+    name: EnvName,
+    *,
+    when_free: bool,
+    forget: bool,
+    by_cluster: bool = False,
+    limit: TimeLimit,
+    report: Reporter,
 ) -> Removed:
     """Remove the environment `name` from this host, whatever its aliases (they stay, and lead nowhere).
 
@@ -45,8 +52,14 @@ def remove(
     In use: `EnvironmentInUse` naming who, or with `when_free` the name goes now, and the files are reclaimed after the
     last user is gone: by the daemon, or by whoever builds, removes or collects anything. The lockfile in force stays,
     so that a later create makes the same environment, unless `forget`.
-    Raises `EnvironmentNotFound`.
+    Raises `EnvironmentNotFound`, and `DeclaredInCluster` for what the cluster wants here, unless it is the cluster that
+    removes it (`by_cluster`).
     """
+    if not by_cluster and context.coordinator.is_declared(name):
+        raise DeclaredInCluster(
+            f"{name} is declared for this host by the cluster, which would make it again",
+            hint="envmgr cluster remove takes it away from every host",
+        )
     with locked(context, name, limit, report):
         removed = _under_lock(context, name, when_free=when_free)
         if removed is None and (forget or records.read_failure(context.layout, name) is not None):

@@ -70,6 +70,11 @@ def relock(
         return Replaced(new if is_new else before, is_new, old)
 
 
+def align(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter) -> Replaced:
+    """Bring a publication to the cluster's lockfile in force."""
+    raise NotImplementedError
+
+
 def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter) -> Replaced:
     """Build the published packages again, every cached one validated byte by byte, and republish."""
     changes = requests.Changes(validate_packages=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from envmgr.errors import IncompatibleHost
-from envmgr.wire.pipe import BuildRequest
+from envmgr.wire.pipe import BuildRequest, Sharing
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
     from envmgr.model import Spec
+    from envmgr.names import EnvName
     from envmgr.ready import Lease
 
 OnLocked = Callable[[str], None]
@@ -67,4 +68,13 @@ def build_request(context: Context, spec: Spec, lease: Lease, lock_text: str | N
         nice=settings.builder_nice,
         memory_bytes=settings.builder_memory_bytes,
         max_environment_bytes=settings.max_environment_bytes,
+        sharing=_sharing(context, spec.name),
     )
+
+
+def _sharing(context: Context, name: EnvName) -> Sharing:
+    settings = context.settings
+    if not settings.share_archives:
+        return Sharing()
+    found = context.coordinator.siblings(name)
+    return Sharing(found.own, found.others, found.solver, settings.archives_wait_s)
