@@ -358,8 +358,26 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """How this host stands to its cluster.
+
+    `uuid` and `revision` are the cluster's, as far as this host has read it (``None``, 0: not yet). `declared` counts
+    the environments that the cluster wants here. `problem` is why the host does not do what the cluster wants, or what
+    of it, in words.
+    """
+
+    host: str
+    is_connected: bool
+    uuid: str | None
+    revision: int
+    declared: int
+    is_cordoned: bool
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """The daemon and its store, at a glance; `role` is what the asker may do."""
+    """The daemon and its store, at a glance; `role` is what the asker may do, `cluster` is ``None`` outside of one."""
 
     version: str
     pid: int
@@ -375,3 +393,4 @@ class Status:
     queued: int
     free_bytes: int
     size_bytes: int
+    cluster: Membership | None = None
