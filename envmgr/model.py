@@ -164,7 +164,8 @@ class Lockfile:
 class PublishedLockfile:
     """A generation of the lockfile of one name on one machine class, as the whole cluster has it; it never changes.
 
-    The highest generation is in force. `digest` is `Lockfile.digest` of `text`.
+    The highest generation is in force. `digest` is `Lockfile.digest` of `text`. `archives` is the URL at which the host
+    that solved it gives archives: it has all of them.
     """
 
     name: EnvName
@@ -172,6 +173,7 @@ class PublishedLockfile:
     generation: int
     digest: str
     text: str = field(repr=False)
+    archives: str | None = field(default=None, compare=False)
 
 
 # --------------------------------------------------------------------------------------------------- what is there

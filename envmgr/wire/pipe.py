@@ -18,7 +18,7 @@ from typing import Literal
 
 from envmgr.codec import dump, load
 
-__all__ = ["VERSION", "BuildRequest", "BuildResult", "Channel", "Network", "PipSettings", "dump", "load"]
+__all__ = ["VERSION", "BuildRequest", "BuildResult", "Channel", "Network", "PipSettings", "Sharing", "dump", "load"]
 
 VERSION = 1
 
@@ -67,6 +67,24 @@ class PipSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Sharing:
+    """The hosts of the cluster that give archives to each other, by the URLs of their archives; see `ports.Siblings`.
+
+    `wait_s` is how long a build waits for another host without seeing progress there.
+    """
+
+    own: str | None = None
+    others: tuple[str, ...] = ()
+    solver: str | None = None
+    wait_s: float = 30.0
+
+    @property
+    def is_on(self) -> bool:
+        """Whether this host takes archives from others, or gives them to others."""
+        return self.own is not None or bool(self.others)
+
+
+@dataclass(frozen=True, slots=True)
 class BuildRequest:
     """Everything that the builder may know; it reads no settings and no caller's environment.
 
@@ -108,12 +126,16 @@ class BuildRequest:
     """What the builder and its tools may use of memory together, where the kernel can bound it; 0: any."""
     max_environment_bytes: int = 0
     """A prefix that comes out larger is refused; 0: any size."""
+    sharing: Sharing = Sharing()
     version: int = VERSION
 
 
 @dataclass(frozen=True, slots=True)
 class BuildResult:
-    """What the builder did; `phases_s` in seconds, in order. `lock_digest` is `envmgr.model.Lockfile.digest`."""
+    """What the builder did; `phases_s` in seconds, in order. `lock_digest` is `envmgr.model.Lockfile.digest`.
+
+    `downloaded_bytes` came from channels and indexes, `sibling_bytes` from other hosts of the cluster.
+    """
 
     lock_digest: str
     packages: int
@@ -123,4 +145,5 @@ class BuildResult:
     skipped_link_scripts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     downloaded_bytes: int = 0
+    sibling_bytes: int = 0
     version: int = VERSION
