@@ -251,7 +251,7 @@ class HostProgress:
 class Manifest:
     """One generation of a lockfile: its text is the parts, joined and decompressed; `sha256` is of the text.
 
-    `digest` is `envmgr.model.Lockfile.digest`. `archives` is the URL at which the host that published it gives archives.
+    `digest` is `envmgr.model.Lockfile.digest`. `archives` is the URL where the host that published it gives archives.
     """
 
     name: str
