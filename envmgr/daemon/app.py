@@ -13,10 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from envmgr.daemon import openapi, responses
+from envmgr.daemon import cluster_routes, openapi, responses
+from envmgr.daemon.calls import CALLER
+from envmgr.daemon.cluster_routes import ClusterRoutes
 from envmgr.daemon.peers import Callers
 from envmgr.daemon.protocol import connection_of
-from envmgr.daemon.routes import CALLER, READERS, Routes
+from envmgr.daemon.routes import READERS, Routes
 from envmgr.daemon.tokens import Tokens
 from envmgr.daemon.workers import Workers
 from envmgr.errors import EnvmgrError, PermissionRefused, Unauthenticated, UsageError
@@ -30,14 +32,15 @@ _OPEN_TO_ALL = frozenset({f"{PREFIX}/health/live", f"{PREFIX}/health/ready"})
 _NOBODY = Caller(user="", role="use")
 
 
-def application(routes: Routes) -> fastapi.FastAPI:
+def application(routes: Routes, cluster: ClusterRoutes) -> fastapi.FastAPI:
     """Return the application of these routes; `Gate` stands before it."""
     app = fastapi.FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
     routes.add_to(app)
+    cluster.add_to(app)
     document: list[bytes] = []
 
     def made() -> dict[str, Any]:
-        return openapi.document(app, READERS)
+        return openapi.document(app, (*READERS, *cluster_routes.READERS))
 
     app.openapi = made  # type: ignore[method-assign]  # FastAPI's own way to extend the document
 

@@ -2,14 +2,12 @@
 
 What may block runs in `envmgr.daemon.workers`. An environment that is ready and was asked for by its name, or by a text
 that was seen before, is answered on the event loop alone, so that no build and no crowd delays it.
-
-While the daemon drains, what would change anything is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import fastapi
 from fastapi import Request
@@ -17,21 +15,13 @@ from starlette.responses import Response
 
 from envmgr import ready
 from envmgr.daemon import openapi, responses, streams
+from envmgr.daemon.calls import Calls, Route, add, caller_of, draining
 from envmgr.daemon.protocol import connection_of
 from envmgr.daemon.requests import Reader
 from envmgr.daemon.service import Service
 from envmgr.daemon.workers import Workers
-from envmgr.errors import DaemonUnavailable
-from envmgr.model import Caller
 from envmgr.operations import Flight
 from envmgr.wire import socket as wire
-
-P = ParamSpec("P")
-T = TypeVar("T")
-Endpoint = Callable[..., Any]
-
-CALLER = "caller"
-"""Where a request's scope has who asks: in ``scope["state"]``."""
 
 NAME = Reader(wire.NameRequest)
 ENSURE = Reader(wire.EnsureRequest)
@@ -42,28 +32,27 @@ COLLECT = Reader(wire.CollectRequest)
 READERS: tuple[Reader[Any], ...] = (NAME, ENSURE, LOCK, RELOCK, ALIAS, COLLECT)
 
 
-class Routes:
+class Routes(Calls):
     """All routes of one daemon; `add_to` gives them to the application."""
 
     def __init__(self, service: Service, workers: Workers, *, metrics: Callable[[], bytes] | None = None) -> None:
+        super().__init__(workers)
         self._service = service
-        self._workers = workers
         self._metrics = metrics
-        self.is_draining = False
 
     # ---------------------------------------------------------------------------------------------------- environments
 
     async def name(self, request: Request) -> Response:
         """Tell which name a spec has."""
         asked = await NAME.read(request)
-        return await self._shown(request, self._service.name, asked)
+        return await self.shown(request, self._service.name, asked)
 
     async def ensure(self, request: Request) -> Response:
         """Have an environment ready: at once (200), or by an operation (202)."""
         asked = await ENSURE.read(request)
-        found: ready.Lease | Flight | None = self._service.look(_caller(request), asked)
+        found: ready.Lease | Flight | None = self._service.look(caller_of(request), asked)
         if found is None:
-            found = await self._change(request, self._service.ensure, asked)
+            found = await self.change(request, self._service.ensure, asked)
         if isinstance(found, ready.Lease):
             connection_of(request.scope).hold(found)
             is_ready = wire.Ready(name=found.name, build_id=found.build_id, path=found.path, prefix=found.prefix)
@@ -72,97 +61,97 @@ class Routes:
 
     async def environments(self, request: Request) -> Response:
         """List all environments."""
-        return await self._shown(request, self._service.environments)
+        return await self.shown(request, self._service.environments)
 
     async def environment(self, request: Request, environment: str) -> Response:
         """Show one environment."""
-        return await self._shown(request, self._service.environment, environment)
+        return await self.shown(request, self._service.environment, environment)
 
     async def remove(
         self, request: Request, environment: str, mode: wire.RemoveMode = "refuse", forget: bool = False
     ) -> Response:
         """Remove an environment, also where an alias names it; the alias stays (``/aliases`` drops aliases)."""
-        return await self._changed(request, self._service.remove, environment, mode, forget=forget)
+        return await self.changed(request, self._service.remove, environment, mode, forget=forget)
 
     async def log(self, request: Request, environment: str) -> Response:
         """Return the log of the build, or of the last failure."""
-        return await self._shown(request, self._service.log, environment)
+        return await self.shown(request, self._service.log, environment)
 
     async def lockfile(self, request: Request, environment: str) -> Response:
         """Return the lockfile in force."""
-        return await self._shown(request, self._service.lockfile, environment)
+        return await self.shown(request, self._service.lockfile, environment)
 
     async def spec(self, request: Request, environment: str) -> Response:
         """Return the spec."""
-        return await self._shown(request, self._service.spec, environment)
+        return await self.shown(request, self._service.spec, environment)
 
     async def relock(self, request: Request, environment: str) -> Response:
         """Solve again, build and republish."""
         asked = await RELOCK.read(request)
-        return _accepted(await self._change(request, self._service.relock, environment, asked))
+        return _accepted(await self.change(request, self._service.relock, environment, asked))
 
     async def repair(self, request: Request, environment: str) -> Response:
         """Build the same packages again, checked byte by byte."""
-        return _accepted(await self._change(request, self._service.repair, environment))
+        return _accepted(await self.change(request, self._service.repair, environment))
 
     async def pin(self, request: Request, environment: str) -> Response:
         """Keep an environment from being collected."""
-        return await self._changed(request, self._service.set_pinned, environment, is_pinned=True)
+        return await self.changed(request, self._service.set_pinned, environment, is_pinned=True)
 
     async def unpin(self, request: Request, environment: str) -> Response:
         """Let an environment be collected again."""
-        return await self._changed(request, self._service.set_pinned, environment, is_pinned=False)
+        return await self.changed(request, self._service.set_pinned, environment, is_pinned=False)
 
     async def lock(self, request: Request) -> Response:
         """Find the lockfile of a spec; build nothing."""
         asked = await LOCK.read(request)
-        return _accepted(await self._change(request, self._service.lock, asked))
+        return _accepted(await self.change(request, self._service.lock, asked))
 
     async def collect(self, request: Request) -> Response:
         """Free what is not needed."""
         asked = await COLLECT.read(request)
-        return _accepted(await self._change(request, self._service.collect, asked))
+        return _accepted(await self.change(request, self._service.collect, asked))
 
     # --------------------------------------------------------------------------------------------------------- aliases
 
     async def aliases(self, request: Request) -> Response:
         """List all aliases."""
-        return await self._shown(request, self._service.aliases)
+        return await self.shown(request, self._service.aliases)
 
     async def set_alias(self, request: Request, alias: str) -> Response:
         """Let an alias stand for an environment."""
         asked = await ALIAS.read(request)
-        return await self._changed(request, self._service.set_alias, alias, asked)
+        return await self.changed(request, self._service.set_alias, alias, asked)
 
     async def remove_alias(self, request: Request, alias: str) -> Response:
         """Drop an alias; the environment stays."""
-        return await self._changed(request, self._service.remove_alias, alias)
+        return await self.changed(request, self._service.remove_alias, alias)
 
     # ------------------------------------------------------------------------------------------------------ operations
 
     async def operations(self, request: Request) -> Response:
         """List the operations, the newest last."""
-        return await self._shown(request, self._service.operations)
+        return await self.shown(request, self._service.operations)
 
     async def operation(self, request: Request, operation: str) -> Response:
         """Show one operation."""
-        return responses.data((await self._call(request, self._service.operation, operation)).snapshot())
+        return responses.data((await self.call(request, self._service.operation, operation)).snapshot())
 
     async def cancel(self, request: Request, operation: str) -> Response:
         """Tell an operation to stop; its end comes with its events."""
-        return responses.data((await self._call(request, self._service.cancel, operation)).snapshot())
+        return responses.data((await self.call(request, self._service.cancel, operation)).snapshot())
 
     async def events(self, request: Request, operation: str) -> Response:
         """Follow an operation by server-sent events, behind the header `Last-Event-ID`."""
         after = streams.first_wanted(request.headers.get("last-event-id"))
-        flight = await self._call(request, self._service.operation, operation)
+        flight = await self.call(request, self._service.operation, operation)
         return streams.EventStream(flight, connection_of(request.scope), after)
 
     # ------------------------------------------------------------------------------------------------------ the daemon
 
     async def status(self, request: Request) -> Response:
         """Tell of the daemon and its store at a glance."""
-        return await self._shown(request, self._service.status)
+        return await self.shown(request, self._service.status)
 
     async def live(self) -> Response:
         """Tell that the daemon lives."""
@@ -171,44 +160,21 @@ class Routes:
     async def ready(self) -> Response:
         """Tell that the daemon takes work."""
         if self.is_draining:
-            raise _draining()
+            raise draining()
         return responses.data(wire.Health(status="ok"))
 
     async def metrics(self, request: Request) -> Response:
         """Return what Prometheus asks for."""
         if self._metrics is None:
             return Response(b"", media_type="text/plain")
-        text = await self._workers.run(_caller(request).user, self._metrics)
+        text = await self._workers.run(caller_of(request).user, self._metrics)
         return Response(text, media_type="text/plain; version=0.0.4")
-
-    # ----------------------------------------------------------------------------------------------------------- calls
-
-    async def _call(self, request: Request, call: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Ask the service in a thread, in the caller's name."""
-        caller = _caller(request)
-        return await self._workers.run(caller.user, call, caller, *args, **kwargs)
-
-    async def _shown(self, request: Request, call: Callable[..., object], *args: object, **kwargs: object) -> Response:
-        """Ask the service, and answer with what it says."""
-        return await self._call(request, _answered(call), *args, **kwargs)
-
-    async def _changed(
-        self, request: Request, call: Callable[..., object], *args: object, **kwargs: object
-    ) -> Response:
-        """Do the same for what is not begun any more while the daemon drains."""
-        return await self._change(request, _answered(call), *args, **kwargs)
-
-    async def _change(self, request: Request, call: Callable[..., T], *args: object, **kwargs: object) -> T:
-        """Ask the service for what is not begun any more while the daemon drains."""
-        if self.is_draining:
-            raise _draining()
-        return await self._call(request, call, *args, **kwargs)
 
     def add_to(self, app: fastapi.FastAPI) -> None:
         """Give the application its routes."""
         one, op = "/environments/{environment}", "/operations/{operation}"
         found, body, change = openapi.FOUND, openapi.BODY, openapi.CHANGE
-        for method, path, endpoint, good, reader, refusals in (
+        routes: tuple[Route, ...] = (
             ("POST", "/names", self.name, {200: wire.Named}, NAME, (body,)),
             ("POST", "/environments", self.ensure, {200: wire.Ensured, 202: wire.Ensured}, ENSURE, (change, body)),
             ("GET", "/environments", self.environments, {200: wire.Environments}, None, ()),
@@ -233,45 +199,10 @@ class Routes:
             ("GET", "/status", self.status, {200: wire.Status}, None, ()),
             ("GET", "/health/live", self.live, {200: wire.Health}, None, ()),
             ("GET", "/health/ready", self.ready, {200: wire.Health}, None, ()),
-        ):
-            _add(app, method, f"{wire.PREFIX}{path}", endpoint, good, reader, refusals)
-        _add(app, "GET", "/metrics", self.metrics, {200: "text/plain"}, None, ())
-
-
-def _answered(call: Callable[..., object]) -> Callable[..., Response]:
-    """Let the answer be made of what the service says in the same thread: a log may be long."""
-
-    def ask(*args: object, **kwargs: object) -> Response:
-        return responses.data(call(*args, **kwargs))
-
-    return ask
-
-
-def _add(
-    app: fastapi.FastAPI, method: str, path: str, endpoint: Endpoint, good: Mapping[int, Any],
-    reader: Reader[Any] | None, refusals: tuple[Mapping[int, str], ...],
-) -> None:  # fmt: skip
-    app.add_api_route(
-        path,
-        endpoint,
-        methods=[method],
-        operation_id=endpoint.__name__,
-        status_code=next(iter(good)),
-        response_model=None,
-        response_class=Response,
-        responses=openapi.answers(good, refusals),
-        openapi_extra=None if reader is None else openapi.body(reader),
-    )
-
-
-def _caller(request: Request) -> Caller:
-    caller: Caller = request.scope["state"][CALLER]
-    return caller
+        )
+        add(app, wire.PREFIX, routes)
+        add(app, "", (("GET", "/metrics", self.metrics, {200: "text/plain"}, None, ()),))
 
 
 def _accepted(flight: Flight) -> Response:
     return responses.data(wire.Accepted(operation=flight.snapshot()), 202)
-
-
-def _draining() -> DaemonUnavailable:
-    return DaemonUnavailable("the daemon is stopping and begins nothing new", hint="try again when it is back")

@@ -31,6 +31,8 @@ from uvicorn.server import ServerState
 
 from envmgr.daemon import listening, protocol, systemd
 from envmgr.daemon.app import Gate, application
+from envmgr.daemon.cluster_routes import ClusterRoutes
+from envmgr.daemon.cluster_service import ClusterService
 from envmgr.daemon.housekeeping import Housekeeping
 from envmgr.daemon.logs import Log
 from envmgr.daemon.metrics import Metrics
@@ -39,6 +41,7 @@ from envmgr.daemon.peers import Callers, Groups
 from envmgr.daemon.protocol import Door, PeerProtocol
 from envmgr.daemon.routes import Routes
 from envmgr.daemon.service import Service
+from envmgr.daemon.telling import Teller
 from envmgr.daemon.tokens import Tokens
 from envmgr.daemon.workers import Workers
 from envmgr.errors import EnvmgrError
@@ -89,6 +92,8 @@ class Daemon:
         )
         self._workers = Workers()
         self._routes = Routes(self._service, self._workers, metrics=self._metrics.text)
+        cluster = ClusterService(Teller(observers, self._layout, context.clock))
+        self._cluster_routes = ClusterRoutes(cluster, self._routes)
         uid, _ = opening.owner(self._layout)
         self._callers = Callers(uid, self._groups, context.clock)
         self._state = ServerState()
@@ -117,7 +122,7 @@ class Daemon:
         settings = self._service.settings
         tokens = None if settings.tokens_file is None else Tokens(Path(settings.tokens_file))
         gate = Gate(
-            application(self._routes),
+            application(self._routes, self._cluster_routes),
             callers=self._callers,
             tokens=tokens,
             workers=self._workers,

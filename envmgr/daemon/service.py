@@ -30,11 +30,11 @@ from typing import TYPE_CHECKING
 from envmgr import names, policy, ready
 from envmgr.daemon import answers, documents, work
 from envmgr.daemon.inspection import Inspection, managers
+from envmgr.daemon.roles import only_admin
 from envmgr.daemon.telling import Nobody, Observer, Teller
 from envmgr.errors import (
     EnvironmentNotFound,
     EnvmgrError,
-    PermissionRefused,
     PolicyRefused,
     TimedOut,
     UsageError,
@@ -214,7 +214,7 @@ class Service(Inspection):
     def remove(self, caller: Caller, word: str, mode: wire.RemoveMode, *, forget: bool) -> wire.Removed:
         """Remove an environment; waits a while for a build of it, then `TimedOut`."""
         with self._teller.told("remove", caller, word, mode=mode, forget=forget) as telling:
-            _only_admin(caller, "removes an environment")
+            only_admin(caller, "removes an environment")
             name = telling.name = self._name(word)
             self._operations.release(name)
             try:
@@ -233,7 +233,7 @@ class Service(Inspection):
     def relock(self, caller: Caller, word: str, request: wire.RelockRequest) -> Flight:
         """Solve again, build and republish."""
         with self._teller.told("relock", caller, word, is_told_later=True) as telling:
-            _only_admin(caller, "relocks an environment")
+            only_admin(caller, "relocks an environment")
             name = telling.name = self._published(word)
             newest = None
             if request.exclude_newer is not None:
@@ -247,7 +247,7 @@ class Service(Inspection):
     def repair(self, caller: Caller, word: str) -> Flight:
         """Build the same packages again and republish."""
         with self._teller.told("repair", caller, word, is_told_later=True) as telling:
-            _only_admin(caller, "repairs an environment")
+            only_admin(caller, "repairs an environment")
             name = telling.name = self._published(word)
             return self._submit("repair", name, caller, work.repairing(self._managers.admin, name))
 
@@ -267,7 +267,7 @@ class Service(Inspection):
     def collect(self, caller: Caller, request: wire.CollectRequest) -> Flight:
         """Free what the settings' limits, or the request's, say."""
         with self._teller.told("collect", caller, None, is_told_later=True):
-            _only_admin(caller, "frees what no environment needs")
+            only_admin(caller, "frees what no environment needs")
             doing = work.collecting(self._managers.admin, request, self._wanted)
             return self._submit("collect", None, caller, doing, request)
 
@@ -278,7 +278,7 @@ class Service(Inspection):
     def set_pinned(self, caller: Caller, word: str, *, is_pinned: bool) -> wire.Pinned:
         """Pin or unpin an environment against collection."""
         with self._teller.told("pin" if is_pinned else "unpin", caller, word) as telling:
-            _only_admin(caller, "pins an environment")
+            only_admin(caller, "pins an environment")
             name = telling.name = self._name(word)
             self._managers.use.pin(name, is_pinned=is_pinned)
             return wire.Pinned(name=name, is_pinned=is_pinned)
@@ -295,7 +295,7 @@ class Service(Inspection):
     def remove_alias(self, caller: Caller, alias: str) -> wire.Aliases:
         """Drop an alias, and return those that are left."""
         with self._teller.told("unalias", caller, None, alias=alias) as telling:
-            _only_admin(caller, "drops an alias")
+            only_admin(caller, "drops an alias")
             telling.name = self._managers.use.remove_alias(names.alias(alias))
             return self.aliases(caller)
 
@@ -307,7 +307,7 @@ class Service(Inspection):
             flight = self.operation(caller, id)
             telling.name = flight.name
             if not flight.is_only_of(caller):
-                _only_admin(caller, "cancels what another user asked for")
+                only_admin(caller, "cancels what another user asked for")
             flight.cancel(caller)
             return flight
 
@@ -352,7 +352,7 @@ class Service(Inspection):
             return
         if not is_move:
             raise publication.alias_taken(alias, EnvName(str(held_by)), name)
-        _only_admin(caller, f"moves an alias ({alias} stands for {held_by})")
+        only_admin(caller, f"moves an alias ({alias} stands for {held_by})")
 
     def _published(self, word: str) -> EnvName:
         name = self._name(word)
@@ -385,13 +385,3 @@ def _in_force(context: Context, spec: Spec, lock_text: str) -> str:
         )
     check_given(context, spec, lock_text, in_force)
     return in_force
-
-
-def _only_admin(caller: Caller, what: str) -> None:
-    if caller.role != "admin":
-        raise PermissionRefused(
-            f"only an administrator {what}; {caller.user} is none",
-            hint="root, the store's owner and the members of the group in setting admin_group are",
-            rule="admin",
-            setting="admin_group",
-        )
