@@ -28,6 +28,8 @@ from envmgr.settings.schema import BY_KEY, Entry
 OTHER_VARIABLES = frozenset({"ENVMGR_ROOT", "ENVMGR_ENV", "ENVMGR_SPEC"})
 """Variables of envmgr that are no settings: which store, and what the launcher starts."""
 
+CLUSTER = "the cluster's settings"
+
 _READABLE = "make it readable; what is secret belongs in a file or a variable of the store's owner"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -36,7 +38,8 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 class Source:
     """Where a value stands.
 
-    A file and a key in it; a file alone (``~/.netrc``); an environment variable, which is a key alone; or neither.
+    A file and a key in it; a file alone (``~/.netrc``); an environment variable, which is a key alone; or neither. What
+    the cluster's hosts share stands in no file: `CLUSTER` is in its place.
     """
 
     file: str | None = None
@@ -48,6 +51,8 @@ class Source:
         return self.file if self.key is None else f"{self.file}: {self.key}"
 
     def to_json(self) -> Mapping[str, object]:
+        if self.file == CLUSTER:
+            return {"kind": "cluster", "file": None, "key": self.key}
         kind = "file" if self.file is not None else "default" if self.key is None else "environment"
         return {"kind": kind, "file": self.file, "key": self.key}
 
