@@ -191,6 +191,16 @@ class Coordinator(Protocol):
         """Return the hosts that live, as far as is known, for a build of `name`; never waits."""
 
 
+class Watching(Protocol):
+    """One declared environment, looked at again and again."""
+
+    def show(self) -> wire.DeclaredEnvironment:
+        """Return it as it is now."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until something may have changed, at most so long (and never so short that looking is all it does)."""
+
+
 class Administration(Protocol):
     """What administrators of a cluster do; straight on ZooKeeper, or asked of a daemon of one of its hosts.
 
@@ -225,7 +235,10 @@ class Administration(Protocol):
     def hosts(self) -> tuple[wire.HostInfo, ...]:
         """Return the hosts that are known."""
 
-    def heal(self) -> None:
+    def watching(self, name: EnvName) -> AbstractContextManager[Watching]:
+        """Follow one environment for the length of a block."""
+
+    def heal(self) -> wire.Cluster:
         """Have the hosts bring what drifted back in line."""
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
@@ -234,14 +247,14 @@ class Administration(Protocol):
     def forget(self, host: str) -> None:
         """Wait for a host no longer that has gone for ever."""
 
-    def aliases(self) -> Mapping[str, str]:
+    def aliases(self) -> Mapping[Alias, EnvName]:
         """Return alias → name."""
 
-    def set_alias(self, alias: Alias, name: EnvName, *, move: bool) -> None:
+    def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
         """Let an alias stand for a declared environment; `AliasTaken` unless `move`."""
 
-    def remove_alias(self, alias: Alias) -> None:
-        """Drop an alias."""
+    def remove_alias(self, alias: Alias) -> EnvName:
+        """Drop an alias, and return what it stood for."""
 
     def cluster(self) -> wire.Cluster:
         """Return who the cluster is, and what all its hosts share."""
@@ -249,14 +262,17 @@ class Administration(Protocol):
     def change_settings(
         self,
         changes: Mapping[str, object | None],
-        classes: Mapping[str, Mapping[str, str]],
+        classes: Mapping[str, Mapping[str, str] | None] | None = None,
         *,
         upgrade_format: bool = False,
     ) -> wire.Cluster:
-        """Change settings (``None`` takes one away) and machine classes (so does an empty one)."""
+        """Change cluster-wide settings and machine classes; ``None`` takes one away. Raises `UsageError`.
+
+        A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
+        """
 
     def export(self) -> wire.Exported:
         """Return the whole intent."""
 
-    def import_(self, document: wire.Exported, *, replace: bool) -> None:
+    def import_(self, document: wire.Exported, *, replace: bool = False) -> wire.Cluster:
         """Put an exported intent into the tree: into an empty one, or with `replace` in place of what is there."""

@@ -146,6 +146,6 @@ class ClusterRoutes:
             ("GET", "/settings", self.cluster_settings, {200: wire.Cluster}, None, (change,)),
             ("POST", "/settings", self.cluster_change_settings, {200: wire.Cluster}, SETTINGS, (change, body)),
             ("GET", "/intent", self.cluster_export, {200: wire.Exported}, None, (change,)),
-            ("PUT", "/intent", self.cluster_import, {200: wire.ClusterStatus}, IMPORT, (change, body)),
+            ("PUT", "/intent", self.cluster_import, {200: wire.Cluster}, IMPORT, (change, body)),
         )
         add(app, f"{socket.PREFIX}/cluster", routes)

@@ -7,7 +7,6 @@ not answer.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -64,7 +63,7 @@ class ClusterService:
 
     def aliases(self, caller: Caller) -> Aliases:
         """Return the aliases of the cluster."""
-        return Aliases(aliases=dict(self._administration(caller.user).aliases()))
+        return Aliases(aliases=dict(self._administration(caller.user).aliases().items()))
 
     def cluster(self, caller: Caller) -> wire.Cluster:
         """Return who the cluster is, and what all its hosts share."""
@@ -86,7 +85,7 @@ class ClusterService:
             if request.alias is not None:
                 names.alias(request.alias)
             declaration = wire.Declaration(
-                spec=dataclasses.asdict(spec),
+                spec=json.loads(codec.dump(spec)),
                 selector=wire.Selector(hosts=request.hosts, labels=request.labels),
                 alias=request.alias,
                 move_alias=request.move_alias,
@@ -126,8 +125,7 @@ class ClusterService:
         with self._teller.told("cluster heal", caller, None):
             only_admin(caller, "heals the cluster")
             administration = self._administration(caller.user)
-            administration.heal()
-            return administration.cluster()
+            return administration.heal()
 
     def cordon(self, caller: Caller, host: str, *, is_cordoned: bool) -> wire.Hosts:
         """Let a host begin nothing new, or begin again."""
@@ -153,7 +151,7 @@ class ClusterService:
             administration = self._administration(caller.user)
             name = telling.name = administration.resolve(request.environment)
             administration.set_alias(checked, name, move=request.move)
-            return Aliases(aliases=dict(administration.aliases()))
+            return Aliases(aliases=dict(administration.aliases().items()))
 
     def remove_alias(self, caller: Caller, alias: str) -> Aliases:
         """Drop an alias of the cluster."""
@@ -162,7 +160,7 @@ class ClusterService:
             checked = names.alias(alias)
             administration = self._administration(caller.user)
             administration.remove_alias(checked)
-            return Aliases(aliases=dict(administration.aliases()))
+            return Aliases(aliases=dict(administration.aliases().items()))
 
     def change_settings(self, caller: Caller, request: wire.ClusterSettingsRequest) -> wire.Cluster:
         """Change what all hosts share."""
@@ -174,13 +172,12 @@ class ClusterService:
                 request.settings, request.classes, upgrade_format=request.upgrade_format
             )
 
-    def import_(self, caller: Caller, request: wire.ImportRequest) -> wire.ClusterStatus:
+    def import_(self, caller: Caller, request: wire.ImportRequest) -> wire.Cluster:
         """Put an exported intent into the cluster."""
         with self._teller.told("cluster import", caller, None, replace=request.replace):
             only_admin(caller, "imports the cluster's intent")
             administration = self._administration(caller.user)
-            administration.import_(exported(request.document), replace=request.replace)
-            return administration.status()
+            return administration.import_(exported(request.document), replace=request.replace)
 
 
 def exported(text: str) -> wire.Exported:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeVar, cast
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 from envmgr import codec, names
 from envmgr.errors import EnvironmentNotFound
-from envmgr.names import EnvName
+from envmgr.names import Alias, EnvName
 from envmgr.remote.connection import PATIENCE, Connection, Patience, load
 from envmgr.wire import cluster as wire
 from envmgr.wire import socket
 
-if TYPE_CHECKING:
-    from envmgr.names import Alias
-
 T = TypeVar("T")
+
+LOOK_EVERY_S = 0.5
+IDLE_FACTOR = 5.0
+"""So much longer than a look takes is the pause behind it."""
 
 
 class RemoteAdministration:
@@ -78,15 +81,20 @@ class RemoteAdministration:
         """Return how one environment does on one host."""
         return self._ask(wire.Row, "GET", f"/environments/{name}/hosts/{_part(host)}")
 
+    @contextlib.contextmanager
+    def watching(self, name: EnvName) -> Iterator[RemoteWatching]:
+        """Follow one environment for the length of a block."""
+        yield RemoteWatching(self, name)
+
     # ----------------------------------------------------------------------------------------------------------- hosts
 
     def hosts(self) -> tuple[wire.HostInfo, ...]:
         """Return the hosts that are known."""
         return self._ask(wire.Hosts, "GET", "/hosts").hosts
 
-    def heal(self) -> None:
+    def heal(self) -> wire.Cluster:
         """Have the hosts bring what drifted back in line."""
-        self._ask(wire.Cluster, "POST", "/heal")
+        return self._ask(wire.Cluster, "POST", "/heal")
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
         """Let a host begin nothing new, or begin again."""
@@ -98,17 +106,20 @@ class RemoteAdministration:
 
     # ------------------------------------------------------------------------------------------- what the hosts share
 
-    def aliases(self) -> dict[str, str]:
+    def aliases(self) -> dict[Alias, EnvName]:
         """Return alias → name."""
-        return dict(self._ask(socket.Aliases, "GET", "/aliases").aliases)
+        found = self._ask(socket.Aliases, "GET", "/aliases").aliases
+        return {Alias(alias): EnvName(name) for alias, name in found.items()}
 
-    def set_alias(self, alias: Alias, name: EnvName, *, move: bool) -> None:
+    def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
         """Let an alias stand for a declared environment."""
         self._ask(socket.Aliases, "PUT", f"/aliases/{alias}", socket.AliasRequest(environment=name, move=move))
 
-    def remove_alias(self, alias: Alias) -> None:
-        """Drop an alias."""
+    def remove_alias(self, alias: Alias) -> EnvName:
+        """Drop an alias, and return what it stood for."""
+        name = self.aliases().get(alias)
         self._ask(socket.Aliases, "DELETE", f"/aliases/{alias}")
+        return name or EnvName(alias)
 
     def cluster(self) -> wire.Cluster:
         """Return who the cluster is, and what all its hosts share."""
@@ -117,28 +128,49 @@ class RemoteAdministration:
     def change_settings(
         self,
         changes: Mapping[str, object | None],
-        classes: Mapping[str, Mapping[str, str]],
+        classes: Mapping[str, Mapping[str, str] | None] | None = None,
         *,
         upgrade_format: bool = False,
     ) -> wire.Cluster:
         """Change settings and machine classes."""
-        request = wire.ClusterSettingsRequest(settings=changes, classes=classes, upgrade_format=upgrade_format)
+        request = wire.ClusterSettingsRequest(settings=changes, classes=classes or {}, upgrade_format=upgrade_format)
         return self._ask(wire.Cluster, "POST", "/settings", request)
 
     def export(self) -> wire.Exported:
         """Return the whole intent."""
         return self._ask(wire.Exported, "GET", "/intent")
 
-    def import_(self, document: wire.Exported, *, replace: bool) -> None:
+    def import_(self, document: wire.Exported, *, replace: bool = False) -> wire.Cluster:
         """Put an exported intent into the tree."""
         request = wire.ImportRequest(document=codec.dump(document), replace=replace)
-        self._ask(wire.ClusterStatus, "PUT", "/intent", request)
+        return self._ask(wire.Cluster, "PUT", "/intent", request)
 
     # -------------------------------------------------------------------------------------------------------- the wire
 
     def _ask(self, cls: type[T], method: str, target: str, request: object = None) -> T:
         with Connection(self._path, patience=self._patience) as connection:
             return load(self._path, cls, connection.ask(method, f"{socket.PREFIX}/cluster{target}", request))
+
+
+class RemoteWatching:
+    """One declared environment, asked for again and again; looking takes at most a small part of the time."""
+
+    def __init__(self, administration: RemoteAdministration, name: EnvName) -> None:
+        self._administration = administration
+        self._name = name
+        self._took_s = 0.0
+
+    def show(self) -> wire.DeclaredEnvironment:
+        """Return it as it is now."""
+        began = time.monotonic()
+        try:
+            return self._administration.show(self._name)
+        finally:
+            self._took_s = time.monotonic() - began
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait some time that is long beside what a look took, but at most `timeout_s`."""
+        time.sleep(min(timeout_s, max(LOOK_EVERY_S, IDLE_FACTOR * self._took_s)))
 
 
 def _includes(spec: Mapping[str, object]) -> dict[str, str]:

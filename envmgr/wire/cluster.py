@@ -41,7 +41,7 @@ PUT      /v1/cluster/aliases/A                       `envmgr.wire.socket.AliasRe
 GET      /v1/cluster/settings                        → `Cluster`
 POST     /v1/cluster/settings                        `ClusterSettingsRequest` → `Cluster`
 GET      /v1/cluster/intent                          → `Exported`
-PUT      /v1/cluster/intent                          `ImportRequest` → `ClusterStatus`
+PUT      /v1/cluster/intent                          `ImportRequest` → `Cluster`
 =======  ==========================================  ==================================================================
 """
 
@@ -417,10 +417,13 @@ class RetryRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSettingsRequest:
-    """Change what all hosts share: settings (``null`` takes one away), machine classes (an empty one, too)."""
+    """Change what all hosts share: settings and machine classes; ``null`` takes one away.
+
+    A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
+    """
 
     settings: Mapping[str, object] = dataclasses.field(default_factory=dict)
-    classes: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, str] | None] = dataclasses.field(default_factory=dict)
     upgrade_format: bool = False
 
 
