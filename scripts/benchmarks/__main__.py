@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from benchmarks import creating, report, serving, sharing, starting, workspace
+from benchmarks.cluster import growth
 from benchmarks.measuring import BenchError, Figure
 from benchmarks.workspace import Workspace, say
 
@@ -47,7 +48,8 @@ GROUPS: dict[str, Group] = {
 def main(arguments: Sequence[str]) -> int:
     """Measure, print the tables, return the exit status: 1 when something failed, or with ``--strict`` was missed."""
     options = _parser().parse_args(arguments)
-    target = None if options.json is None else options.json.absolute()  # the working directory changes
+    # The working directory changes.
+    target, plot = (None if path is None else path.absolute() for path in (options.json, options.plot))
     signal.signal(signal.SIGTERM, _stop)
     began, load = time.monotonic(), os.getloadavg()[0]
     figures: list[Figure] = []
@@ -63,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     print(report.text(run))
     if target is not None:
         target.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
+    if plot is not None and not growth.draw(figures, plot):
+        print("bench: no figure of this run grows with anything: nothing to draw", file=sys.stderr)
     return 1 if options.strict and run.missed else 0
 
 
@@ -70,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bench", description="Measure what envmgr costs, and compare it with goals.")
     parser.add_argument("--only", metavar="NAME", nargs="+", choices=GROUPS, help=f"only these: {', '.join(GROUPS)}")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write every measurement to this file")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw how the cluster's costs grow into this PNG")
     parser.add_argument("--quick", action="store_true", help="few rounds: about two minutes")
     parser.add_argument("--strict", action="store_true", help="exit with 1 when a goal is missed")
     return parser

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import os
 import signal
 import statistics
@@ -14,7 +16,7 @@ from types import FrameType
 from typing import Literal, NoReturn, TypeAlias
 
 Comparison = Literal["value", "difference", "ratio"]
-Unit = Literal["s", "bytes", "per_s"]
+Unit = Literal["s", "bytes", "per_s", "exponent"]
 Facts: TypeAlias = "Mapping[str, object]"
 
 
@@ -53,11 +55,28 @@ class Spread:
 
 
 @dataclass(frozen=True, slots=True)
+class Growth:
+    """What was measured, in `unit`, with more and more of something (`over`: hosts, environments)."""
+
+    over: str
+    unit: str
+    sizes: tuple[int, ...]
+    values: tuple[float, ...]
+
+    @property
+    def exponent(self) -> float:
+        """The slope in logarithms, by least squares: n hosts cost as much as one, times n to the power of this."""
+        xs = [math.log(size) for size in self.sizes]
+        ys = [math.log(max(value, 1e-9)) for value in self.values]
+        return statistics.linear_regression(xs, ys).slope
+
+
+@dataclass(frozen=True, slots=True)
 class Figure:
     """One line of the table; `unit` is that of what was measured, and of its goal unless that is a ratio.
 
     `comparison` says what stands against the goal: what was measured itself, or its difference from or ratio to the
-    baseline's of the same round. Without a goal the figure is only told.
+    baseline's of the same round. Without a goal the figure is only told. What is measured of a `growth` is its exponent.
     """
 
     group: str
@@ -69,6 +88,7 @@ class Figure:
     goal: float | None = None
     facts: Facts = field(default_factory=dict)
     unit: Unit = "s"
+    growth: Growth | None = None
 
     @property
     def result(self) -> Spread:
@@ -100,6 +120,7 @@ class Figure:
             "goal": self.goal,
             "is_met": self.is_met,
             "facts": dict(self.facts),
+            "growth": None if self.growth is None else dataclasses.asdict(self.growth),
         }
 
 

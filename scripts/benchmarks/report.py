@@ -7,7 +7,7 @@ import platform
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.measuring import Facts, Figure, Spread, Unit
+from benchmarks.measuring import Facts, Figure, Growth, Spread, Unit
 
 FORMAT = 1
 _VERDICTS = {True: "met", False: "MISSED", None: ""}
@@ -86,6 +86,8 @@ def _result(figure: Figure) -> str:
     """Return what stands against the goal, with its quartiles where it is not what the row begins with."""
     result = figure.result
     if figure.comparison == "value":
+        if figure.unit == "exponent":
+            return ""
         return "" if figure.goal is None else f"{result.median / figure.goal:.2f} of goal"
     return f"{_compared(figure, result.median)} ({'-'.join(_compared(figure, one) for one in result.quartiles)})"
 
@@ -102,6 +104,8 @@ def _goal(figure: Figure) -> str:
 
 def _details(figure: Figure) -> Iterable[str]:
     """Say what was built, where the time went, and what else a figure knows."""
+    if figure.growth is not None:
+        yield f"{figure.what}: {_growth(figure.growth)}"
     facts = dict(figure.facts)
     phases, bare = facts.pop("phases_s", None), facts.pop("bare_phases_s", None)
     if facts:
@@ -110,6 +114,11 @@ def _details(figure: Figure) -> Iterable[str]:
         yield f"{figure.what}: {_phases(phases)}"
     if isinstance(bare, Mapping):
         yield f"  bare tools: {_phases(bare)}"
+
+
+def _growth(growth: Growth) -> str:
+    measured = (f"{value:.4g} with {size}" for size, value in zip(growth.sizes, growth.values, strict=True))
+    return f"{', '.join(measured)} {growth.over} ({growth.unit})"
 
 
 def _fact(value: object) -> str:
@@ -126,6 +135,8 @@ def _phases(phases: Mapping[str, float]) -> str:
 def _amount(value: float, unit: Unit) -> str:
     if unit == "bytes":
         return f"{value / 1e6:.1f} MB"
+    if unit == "exponent":
+        return f"n^{value:.2f}"
     return f"{value:.0f}/s" if unit == "per_s" else _time(value)
 
 

@@ -111,7 +111,7 @@ def memory(work: Workspace, *, is_quick: bool) -> list[Figure]:
     rests, afters = [], []
     for number in Rounds(1 if is_quick else 3, 1, 60):
         say(f"{_BUILDS} builds by one daemon")
-        with _daemon(work, work.program("instant", lock, root), root) as daemon:
+        with daemon_of(work, work.program("instant", lock, root), root) as daemon:
             time.sleep(_SETTLE_S)
             rests.append(float(daemon.resident_bytes()))
             for build in range(_BUILDS):
@@ -209,17 +209,18 @@ class Daemon:
 
 def _usual(work: Workspace) -> contextlib.AbstractContextManager[Daemon]:
     """Run ``envmgr daemon`` over the store in which the quickstart environment is ready."""
-    return _daemon(work, [work.bin / "envmgr", "--root", work.store, "daemon"], work.store)
+    return daemon_of(work, [work.bin / "envmgr", "--root", work.store, "daemon"], work.store)
 
 
 @contextlib.contextmanager
-def _daemon(work: Workspace, command: Sequence[str | Path], root: Path) -> Iterator[Daemon]:
+def daemon_of(work: Workspace, command: Sequence[str | Path], root: Path) -> Iterator[Daemon]:
     """Run a daemon of the store at `root` for the length of the block."""
     link = root / "socket"
     runtime = work.run / "runtime"  # for its socket
     runtime.mkdir(mode=0o700, exist_ok=True)
     environ = work.environ(root, XDG_RUNTIME_DIR=str(runtime))
-    with work.log.open("wb") as log:
+    said = work.run / f"{root.name}.log"
+    with said.open("wb") as log:
         began = time.perf_counter()
         process = subprocess.Popen(
             command, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -227,7 +228,7 @@ def _daemon(work: Workspace, command: Sequence[str | Path], root: Path) -> Itera
     try:
         while not (socket := _answering(link)):
             if process.poll() is not None or time.perf_counter() - began > _PATIENCE_S:
-                raise BenchError(f"the daemon does not answer: {work.log.read_text('utf-8', 'replace')[-2000:]}")
+                raise BenchError(f"the daemon does not answer: {said.read_text('utf-8', 'replace')[-2000:]}")
             time.sleep(_PAUSE_S)
         yield Daemon(process, socket, time.perf_counter() - began)
         if process.poll() is None:
