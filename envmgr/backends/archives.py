@@ -46,6 +46,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from envmgr import fsio
+from envmgr.backends.siblings import Siblings
 from envmgr.backends.transfers import Progress, Sink, Transport
 from envmgr.backends.unpacked import SYNCED, Entries, Seal, delete
 from envmgr.errors import BuildFailed, ChannelError, Corrupt, EnvmgrError, NoSpace, Offline, PolicyRefused
@@ -63,7 +64,7 @@ _SHOWN = 5
 class Archives:
     """The cache at `root`, as one build uses it (inside `envmgr.backends.cache_use`).
 
-    `provide` is the whole of it; `downloaded_bytes` counts what came over the network or from a channel's directory.
+    `provide` is the whole of it; `downloaded_bytes` counts what came from channels, `sibling_bytes` from `siblings`.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Archives:
         validate: bool = False,
         parallel: int = 8,
         stall_s: float = 60.0,
+        siblings: Siblings | None = None,
         report: Reporter,
     ) -> None:
         self._archives = root / "archives"
@@ -87,9 +89,11 @@ class Archives:
         self._validate = validate
         self._parallel = max(1, parallel)
         self._stall_s = stall_s
+        self._siblings = siblings
         self._report = report
         self._unsynced: dict[str, Seal] = {}
         self.downloaded_bytes = 0
+        self.sibling_bytes = 0
         self._unpackings: set[asyncio.Future[None]] = set()
 
     # ------------------------------------------------------------------------------------------------- from outside
@@ -160,8 +164,10 @@ class Archives:
     async def _make_all(self, cold: Sequence[LockedPackage], keys: Mapping[str, str], sizes: Mapping[str, int]) -> None:
         progress = Progress(self._report, cold, sizes)
         downloads = asyncio.Semaphore(self._parallel)
+        # Other hosts wait for what is first here, so it is fetched before what this one falls back to the channel for.
+        ordered = cold if self._siblings is None else sorted(cold, key=lambda it: not self._is_first(it))
         tasks = [
-            asyncio.ensure_future(self._make(package, keys[package.name], downloads, progress)) for package in cold
+            asyncio.ensure_future(self._make(package, keys[package.name], downloads, progress)) for package in ordered
         ]
         try:
             await asyncio.gather(*tasks)
@@ -175,7 +181,9 @@ class Archives:
                 done, _ = await asyncio.wait(self._unpackings)
                 for unpacking in done:
                     unpacking.exception()  # one of them is being raised already
-        self.downloaded_bytes += progress.fetched_bytes
+            given_bytes = 0 if self._siblings is None else self._siblings.given_bytes - self.sibling_bytes
+            self.sibling_bytes += given_bytes
+            self.downloaded_bytes += progress.fetched_bytes - given_bytes
         progress.end()
 
     async def _make(self, package: LockedPackage, key: str, downloads: asyncio.Semaphore, progress: Progress) -> None:
@@ -187,8 +195,7 @@ class Archives:
             archive = self._archives / key
             if not await self._is_verified(archive, package):
                 self._refuse_offline([package], {package.name: key})  # it was there, but damaged
-                async with downloads:
-                    await self._fetch(package, archive, progress)
+                await self._fetch(package, archive, downloads, progress)
             progress.fetched(package)
             unpacking = asyncio.ensure_future(self._unpack(package, key, archive))
             self._unpackings.add(unpacking)
@@ -217,17 +224,18 @@ class Archives:
 
         return await asyncio.to_thread(hash_file)
 
-    async def _fetch(self, package: LockedPackage, archive: Path, progress: Progress) -> None:
+    def _is_first(self, package: LockedPackage) -> bool:
+        return self._siblings is None or self._siblings.is_first(package.sha256)
+
+    async def _fetch(
+        self, package: LockedPackage, archive: Path, downloads: asyncio.Semaphore, progress: Progress
+    ) -> None:
         temporary = self._archives / f"{fsio.TEMPORARY}{archive.name}-{uuid.uuid4().hex[:12]}"
         sink = Sink(temporary, progress.add_bytes)
         try:
-            await self._transport.fetch(package.url, sink)
-            if not _matches(package, sink.sha256, sink.md5):
-                # Once more, from the next mirror if there is one: what a proxy or a broken line has spoilt comes right
-                # the second time, what a mirror has spoilt does not.
-                await self._transport.fetch(package.url, sink, is_again=True)
-            if not _matches(package, sink.sha256, sink.md5):
-                raise _mismatch(package, sink)
+            if not await self._take(package, sink):
+                async with downloads:
+                    await self._download(package, sink)
             sink.close()
             temporary.chmod(0o644)
             _reach(Step.ARCHIVE, "temporary")
@@ -238,6 +246,21 @@ class Archives:
         finally:
             sink.close()
             temporary.unlink(missing_ok=True)
+
+    async def _take(self, package: LockedPackage, sink: Sink) -> bool:
+        """Have an archive from another host of the cluster, if one has it or fetches it."""
+        if self._siblings is None or not package.sha256 or package.url.startswith("file://"):
+            return False
+        return await self._siblings.fetch(package.sha256.lower(), package.name, sink)
+
+    async def _download(self, package: LockedPackage, sink: Sink) -> None:
+        await self._transport.fetch(package.url, sink)
+        if not _matches(package, sink.sha256, sink.md5):
+            # Once more, from the next mirror if there is one: what a proxy or a broken line has spoilt comes right the
+            # second time, what a mirror has spoilt does not.
+            await self._transport.fetch(package.url, sink, is_again=True)
+        if not _matches(package, sink.sha256, sink.md5):
+            raise _mismatch(package, sink)
 
     async def _unpack(self, package: LockedPackage, key: str, archive: Path) -> None:
         fresh = self._entries.temporary(key)

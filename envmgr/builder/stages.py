@@ -28,6 +28,7 @@ from envmgr.backends.rattler import prefix as prefixes
 from envmgr.backends.rattler import solve as solving
 from envmgr.backends.rattler import virtual_packages as virtual
 from envmgr.backends.rattler.network import Http
+from envmgr.backends.siblings import Siblings
 from envmgr.builder.recording import Recorder
 from envmgr.errors import PolicyRefused
 from envmgr.events import Reporter, counted
@@ -76,6 +77,7 @@ class _Build:
             validate=request.validate_packages,
             parallel=network.parallel_downloads,
             stall_s=network.timeout_s,
+            siblings=_siblings(request, report),
             report=report,
         )
         self._skipped: tuple[str, ...] = ()
@@ -271,7 +273,21 @@ class _Build:
             skipped_link_scripts=self._skipped,
             warnings=tuple(self._report.warnings),
             downloaded_bytes=self._archives.downloaded_bytes,
+            sibling_bytes=self._archives.sibling_bytes,
         )
+
+
+def _siblings(request: BuildRequest, report: Recorder) -> Siblings | None:
+    if not request.sharing.is_on or request.network.is_offline:
+        return None
+    return Siblings(
+        request.sharing,
+        request.name,
+        request.machine_class,
+        is_solving=request.lockfile is None,
+        parallel=request.network.parallel_downloads,
+        report=report,
+    )
 
 
 def _run_tool(
