@@ -76,7 +76,7 @@ class Figure:
     """One line of the table; `unit` is that of what was measured, and of its goal unless that is a ratio.
 
     `comparison` says what stands against the goal: what was measured itself, or its difference from or ratio to the
-    baseline's of the same round. Without a goal the figure is only told. What is measured of a `growth` is its exponent.
+    baseline's of the same round. Without a goal the figure is only told. Of a `growth`, its exponent is measured.
     """
 
     group: str

@@ -117,8 +117,9 @@ def _details(figure: Figure) -> Iterable[str]:
 
 
 def _growth(growth: Growth) -> str:
-    measured = (f"{value:.4g} with {size}" for size, value in zip(growth.sizes, growth.values, strict=True))
-    return f"{', '.join(measured)} {growth.over} ({growth.unit})"
+    measured = (f"{value:,.0f}" if value >= 1000 else f"{value:.4g}" for value in growth.values)
+    pairs = (f"{value} with {size:,}" for size, value in zip(growth.sizes, measured, strict=True))
+    return f"{', '.join(pairs)} {growth.over} ({growth.unit})"
 
 
 def _fact(value: object) -> str:
