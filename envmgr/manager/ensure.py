@@ -14,23 +14,16 @@ is free. So there is a sweep after the publication, too: nobody would come by fo
 from __future__ import annotations
 
 import contextlib
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from envmgr import errors, fsio, lockfile, policy, ready
-from envmgr.errors import (
-    Cancelled,
-    EnvmgrError,
-    LockfileMismatch,
-    NameCollision,
-    NoSpace,
-    Offline,
-    TimedOut,
-)
+from envmgr import fsio, lockfile, policy, ready
+from envmgr.errors import ClaimLost, EnvmgrError, LockfileMismatch, NameCollision, NoSpace
 from envmgr.events import Reporter
 from envmgr.fsio import Step
-from envmgr.manager import requests
+from envmgr.manager import agreement, claims, failures, requests
 from envmgr.manager.context import Context, free_space
 from envmgr.manager.waiting import Pauses, TimeLimit, told_to_wait
 from envmgr.model import Failure, Record, Spec
@@ -38,17 +31,9 @@ from envmgr.store import locks, opening, publication, records, sweep
 from envmgr.version import __version__
 
 if TYPE_CHECKING:
-    from envmgr.names import EnvName
+    from envmgr.ports import Claim, Deadline
     from envmgr.ready import Lease
     from envmgr.wire.pipe import BuildResult
-
-_REMEMBERED = ("unsatisfiable", "policy", "incompatible_host", "build_failed")
-_THE_CALLERS_OWN = (TimedOut, Cancelled, Offline)
-"""Failures that say something of one caller's call or settings, and nothing of the environment."""
-
-_FIRST_BACK_OFF_S = 10.0
-_LONGEST_BACK_OFF_S = 300.0
-_LOG_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,30 +74,12 @@ def ensure(
             with locks.try_lock(context.layout, spec.name) as is_held:
                 if is_held:
                     waiting.close()
-                    ensured = _under_lock(context, spec, lock_text, limit, report, before)
+                    ensured = _under_lock(context, spec, lock_text, limit, report, before, is_retry=retry)
                     return Ensured(*ensured, duration_s=context.clock.monotonic() - started)
             if pauses is None:
                 pauses = Pauses(context.clock, limit)
                 waiting.enter_context(told_to_wait(context, spec.name, report))
             pauses.pause()
-
-
-def _raise_failure(context: Context, name: EnvName, before: Failure | None) -> None:
-    """Raise the name's last failure, if it happened while this caller waited or is too fresh to be tried again.
-
-    `before` is what was remembered when the caller came. The two are compared as they are: no clock decides whose
-    result a failure is. The error's field ``is_repeated`` says that nothing was tried.
-    """
-    failure = records.read_failure(context.layout, name)
-    if failure is None:
-        return
-    known = {**failure.to_json(), "fields": {"is_repeated": True}}
-    if failure != before:
-        raise errors.from_json(known)
-    now = context.clock.time()
-    if failure.retry_at is not None and failure.at <= now < failure.retry_at:
-        hint = f"this is the failure of {now - failure.at:.0f} s ago; create --retry tries again at once"
-        raise errors.from_json({**known, "hint": f"{failure.hint}; {hint}" if failure.hint else hint})
 
 
 def check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | None) -> None:
@@ -137,46 +104,94 @@ def check_found(context: Context, spec: Spec, lease: Lease, lock_text: str | Non
 
 
 def _under_lock(
-    context: Context, spec: Spec, lock_text: str | None, limit: TimeLimit, report: Reporter, before: Failure | None
+    context: Context,
+    spec: Spec,
+    lock_text: str | None,
+    limit: Deadline,
+    report: Reporter,
+    before: Failure | None,
+    *,
+    is_retry: bool,
 ) -> tuple[Lease, bool]:
     lease = ready.acquire(context.root, spec.name)
-    if lease is not None:
-        check_found(context, spec, lease, lock_text)
-        return lease, False
-    _raise_failure(context, spec.name, before)
-    sweep.sweep_name(context.layout, spec.digest)
-    in_force = lockfile_in_force(context, spec)
-    if lock_text is not None:
+    if lease is None:
+        with claims.building(context, spec.name, limit, report) as claim:
+            if claim is not None:  # on a shared store, another host may have been faster
+                lease = ready.acquire(context.root, spec.name)
+            if lease is None:
+                failures.raise_known(context, spec.name, before)
+                claims.sweep(context, spec.digest)
+                make = _made if lock_text is None else functools.partial(_made_from, lock_text)
+                return make(context, spec, claim, limit, report, is_retry=is_retry)
+    check_found(context, spec, lease, lock_text)
+    return lease, False
+
+
+def _made(
+    context: Context, spec: Spec, claim: Claim | None, limit: Deadline, report: Reporter, *, is_retry: bool
+) -> tuple[Lease, bool]:
+    """Build and publish from the lockfile in force, or from one that is solved now.
+
+    A lockfile that was solved is in force at once, so that a second try installs the same.
+    """
+
+    def do(text: str | None, limit: Deadline, report: Reporter, on_locked: requests.OnLocked) -> Lease:
+        return build(context, spec, text, limit=limit, report=report, on_locked=on_locked)
+
+    lease = agreement.settle(context, spec, do, limit=limit, report=report, is_retry=is_retry)
+    return _published(context, spec, lease, claim, None)
+
+
+def _made_from(
+    lock_text: str,
+    context: Context,
+    spec: Spec,
+    claim: Claim | None,
+    limit: Deadline,
+    report: Reporter,
+    *,
+    is_retry: bool,  # noqa: ARG001 - what was not solved cannot have failed to be
+) -> tuple[Lease, bool]:
+    """Build and publish from a lockfile that a caller brought.
+
+    It has to prove first that it can be built, before it is in force: its failure is that caller's alone.
+    """
+
+    def check(in_force: str | None) -> None:
         check_given(context, spec, lock_text, in_force)
 
-    def put_in_force(text: str) -> None:
-        if text != in_force:
-            records.write_lockfile(context.layout, spec.name, context.settings.machine_class, text)
+    with agreement.proposing(context, spec, check, limit, report) as put_in_force:
+        lease = build(
+            context, spec, lock_text, limit=limit, report=report, on_locked=lambda _text: None, is_shared=False
+        )
+        return _published(context, spec, lease, claim, lock_text, lambda: put_in_force(lock_text))
 
-    # A lockfile that was solved is in force at once, so that a second try installs the same. One that a caller brought
-    # has to prove first that it can be built: its failure is that caller's alone.
-    lease = build(
-        context,
-        spec,
-        lock_text or in_force,
-        limit=limit,
-        report=report,
-        on_locked=put_in_force if lock_text is None else lambda _text: None,
-        is_shared=lock_text is None,
-    )
+
+def _published(
+    context: Context,
+    spec: Spec,
+    lease: Lease,
+    claim: Claim | None,
+    lock_text: str | None,
+    before: Callable[[], None] = lambda: None,
+) -> tuple[Lease, bool]:
+    """Publish a finished build, after `before`; tell whether it was this one that got the name."""
     try:
-        if lock_text is not None:
-            put_in_force(lock_text)
+        before()
+        claims.check(context, claim)
         if publication.publish(context.layout, spec.name, lease.build_id):
             records.clear_failure(context.layout, spec.name)
             with contextlib.suppress(OSError):  # the environment is there; gc takes what is left
-                sweep.sweep_name(context.layout, spec.digest)
+                claims.sweep(context, spec.digest)
             return lease, True
-    except BaseException:
-        # A foreign thing stands there, or the disk is full. Discarding takes no build that was published after all.
+    except BaseException as error:
+        # A foreign thing stands there, the disk is full, the claim is lost. Discarding takes no build that was
+        # published after all.
         lease.close()
         with contextlib.suppress(OSError):
             sweep.discard(context.layout, lease.build_id)
+        if isinstance(error, ClaimLost):
+            failures.remember(context, spec.name, error)
         raise
     # Only a writer that ignores the build lock can have been faster. Its environment is as whole as ours: adopt it.
     lease.close()
@@ -219,7 +234,7 @@ def build(
     spec: Spec,
     lock_text: str | None,
     *,
-    limit: TimeLimit,
+    limit: Deadline,
     report: Reporter,
     on_locked: requests.OnLocked,
     changes: requests.Changes = requests.ORDINARY,
@@ -243,13 +258,13 @@ def build(
         record = _record(context, spec, lease, result, begun_at, context.clock.monotonic() - begun)
         records.write_record(context.layout, record)
     except BaseException as error:
-        log = tail(paths.log)
+        log = failures.tail(paths.log)
         lease.close()
         with contextlib.suppress(OSError):  # a full file system: the next sweep takes it, and the first error counts
             sweep.discard(context.layout, lease.build_id)
         translated = opening.translate(error, context.layout.root) if isinstance(error, OSError) else error
-        if is_shared and isinstance(translated, EnvmgrError) and not isinstance(translated, _THE_CALLERS_OWN):
-            _remember(context, spec.name, translated, log)
+        if is_shared:
+            failures.remember(context, spec.name, translated, log)
         if translated is error:
             raise
         raise translated from error
@@ -295,39 +310,5 @@ def _record(
         skipped_link_scripts=result.skipped_link_scripts,
         warnings=result.warnings,
         downloaded_bytes=result.downloaded_bytes,
+        sibling_bytes=result.sibling_bytes,
     )
-
-
-def _remember(context: Context, name: EnvName, error: EnvmgrError, log: str) -> None:
-    """Keep a failure for those who wait and for `envmgr logs`; a store that is full or gone must not hide the error."""
-    before = records.read_failure(context.layout, name)
-    attempts = 1 + (before.attempts if before else 0)
-    now = context.clock.time()
-    failure = Failure(
-        name=name,
-        at=now,
-        code=error.code,
-        message=error.message,
-        hint=error.hint,
-        log=log,
-        attempts=attempts,
-        retry_at=now + back_off_s(attempts) if error.code in _REMEMBERED else None,
-    )
-    with contextlib.suppress(OSError):
-        records.write_failure(context.layout, failure)
-
-
-def back_off_s(attempts: int) -> float:
-    """Return for how long a failure that is likely to come again is everybody's, after so many of them in a row."""
-    return float(min(_FIRST_BACK_OFF_S * 2 ** min(attempts - 1, 10), _LONGEST_BACK_OFF_S))
-
-
-def tail(path: Path) -> str:
-    """Return the end of a build's log, at most 64 KiB."""
-    try:
-        with path.open("rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _LOG_TAIL_BYTES))
-            return file.read().decode(errors="replace")
-    except OSError:
-        return ""

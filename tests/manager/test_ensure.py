@@ -33,7 +33,8 @@ from envmgr.errors import (
 )
 from envmgr.events import Event
 from envmgr.fsio import Step
-from envmgr.manager.ensure import Ensured, back_off_s
+from envmgr.manager.ensure import Ensured
+from envmgr.manager.failures import back_off_s
 from envmgr.model import Failure
 from envmgr.names import BuildId
 from envmgr.store import locks, publication, records, sweep
