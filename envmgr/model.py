@@ -201,6 +201,7 @@ class Record:
     skipped_link_scripts: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     downloaded_bytes: int = 0
+    sibling_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,7 @@ class Metrics:
             "cache_hits", "Asked-for environments that were ready; builds that downloaded nothing.", "cache"
         )
         self._downloaded = counter("downloaded_bytes", "Bytes that builds downloaded.")
+        self._taken = counter("sibling_bytes", "Bytes that builds got from other hosts of the cluster.")
         self._requests = counter("requests", "HTTP requests.", "method", "route", "status")
         registry.register(_Now(layout, operations, connections))
 
@@ -82,7 +83,7 @@ class Metrics:
         duration_s: float,
         **facts: object,
     ) -> None:
-        """Count one change; of the facts, looks at ``code``, ``was_built``, ``phases_s``, ``downloaded_bytes``.
+        """Count one change; of the facts, looks at ``code``, ``was_built``, ``phases_s`` and the kinds of bytes.
 
         And at ``is_repeated``: a failure that was remembered, and nothing tried, is no build.
         """
@@ -108,9 +109,12 @@ class Metrics:
         if isinstance(phases_s, Mapping):
             for phase, phase_s in phases_s.items():
                 self._phase_s.labels(phase if phase in _PHASES else _OTHER).observe(phase_s)
+        sibling_bytes = facts.get("sibling_bytes")
+        if isinstance(sibling_bytes, int):
+            self._taken.inc(sibling_bytes)
         if isinstance(downloaded_bytes, int):
             self._downloaded.inc(downloaded_bytes)
-            if not downloaded_bytes:
+            if not downloaded_bytes and not sibling_bytes:
                 self._hits.labels("packages").inc()
 
     def request(self, method: str, route: str, status: int) -> None:

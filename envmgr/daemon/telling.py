@@ -99,6 +99,8 @@ class Teller:
             with contextlib.suppress(EnvmgrError, OSError):
                 record = records.read_record(self._layout, flight.name, BuildId(build_id))
                 facts |= {"downloaded_bytes": record.downloaded_bytes, "size_bytes": record.size_bytes}
+                if record.sibling_bytes:
+                    facts["sibling_bytes"] = record.sibling_bytes
         took_s = max(0.0, (operation.finished_at or 0.0) - operation.created_at)
         self._tell(flight.by, flight.kind, flight.name, flight.error, took_s, facts)
 
