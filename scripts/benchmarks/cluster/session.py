@@ -5,7 +5,7 @@ That they are the same is not believed but compared, in every run: see `benchmar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from benchmarks.cluster import jute
 from benchmarks.cluster.jute import Answer, Request
