@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr.events import Event, Reporter, ignore
-from envmgr.manager import collection_caches, collection_environments
+from envmgr.manager import claims, collection_caches, collection_environments
 from envmgr.manager.collection_run import Collected, Limits, Run
 from envmgr.manager.waiting import TimeLimit
 from envmgr.names import EnvName, is_name
@@ -48,8 +48,10 @@ def collect(
 ) -> tuple[Collected, ...]:
     """Free what the module says and return what was freed; with `dry_run` only say what would be.
 
-    Environments named in `protected` stay. Raises what `limit` raises, between two things.
+    Environments named in `protected` stay, and those that the cluster declares. Raises what `limit` raises, between
+    two things, and what `Coordinator.check_deletion` raises.
     """
+    context.coordinator.check_deletion()
     run = Run(
         context,
         dry_run,
@@ -76,7 +78,7 @@ def recover(context: Context) -> Reclaimed:
     reclaimed = reclaim(context)
     run = Run(context, False, Limits().over(context.settings), (), ignore, check=lambda: None)
     _trash(run)
-    _strays(run, _STRAY_AGE_AT_START_S)
+    _strays(run, _STRAY_AGE_S if context.coordinator.is_shared else _STRAY_AGE_AT_START_S)
     return reclaimed
 
 
@@ -99,11 +101,12 @@ class Reclaimed:
 def reclaim(context: Context) -> Reclaimed:
     """Delete every build that no name leads to and nobody uses: of killed builders, of ``remove --when-free``.
 
-    Costs two directory listings when there is none. Builds in progress are not counted.
+    Costs two directory listings when there is none. Builds in progress are not counted. On a store that other hosts
+    use, nothing happens unless their leases are seen here.
     """
     layout = context.layout
     gone, leased, busy = [], [], []
-    for build in _unpublished(context):
+    for build in _unpublished(context) if claims.may_delete(context) else ():
         is_finished = layout.build(build).record.exists()
         with _held(context, build) as is_held:
             if not is_held:

@@ -96,7 +96,7 @@ def _candidates(run: Run) -> list[Candidate]:
         aliases.setdefault(name, []).append(alias)
     found = []
     for name, build_id in publication.published(layout).items():
-        if name in run.protected or records.is_pinned(layout, name):
+        if name in run.protected or records.is_pinned(layout, name) or run.context.coordinator.is_declared(name):
             continue
         used_at = last_use(run.context, name, build_id)
         if now - used_at >= run.limits.min_age_s:
@@ -108,7 +108,9 @@ def _remove(run: Run, candidate: Candidate, reason: str) -> bool:
     context, name, build_id = run.context, candidate.name, candidate.build_id
 
     def is_still_wanted() -> bool:
-        return not records.is_pinned(context.layout, name) and last_use(context, name, build_id) == candidate.used_at
+        if records.is_pinned(context.layout, name) or context.coordinator.is_declared(name):
+            return False
+        return last_use(context, name, build_id) == candidate.used_at
 
     directory = context.layout.build(build_id).directory
     tree = run.measure(directory)

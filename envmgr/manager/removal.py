@@ -3,26 +3,40 @@
 Order: the exclusive lease (nobody can begin to use the build) → the name is unlinked (durably) → a look at /proc for
 processes that hold no lease → the build moves to the trash → the lease ends → deletion. A crash at any point leaves the
 environment whole, or absent with a leftover that the next sweep takes.
+
+On a store that other hosts use, their leases are seen, but a process there that runs without one is not.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr import fsio
-from envmgr.errors import DeclaredInCluster, EnvironmentInUse, EnvironmentNotFound
-from envmgr.events import Reporter
+from envmgr.errors import (
+    CoordinatorUnavailable,
+    DeclaredInCluster,
+    EnvironmentInUse,
+    EnvironmentNotFound,
+    TimedOut,
+)
+from envmgr.events import Reporter, ignore
 from envmgr.fsio import Step
+from envmgr.manager import claims
+from envmgr.manager.claims import claimed
 from envmgr.manager.context import Context
-from envmgr.manager.waiting import TimeLimit, locked
+from envmgr.manager.waiting import TimeLimit
 from envmgr.model import Usage
 from envmgr.store import leases, locks, publication, records, sweep, usage
 
 if TYPE_CHECKING:
     from envmgr.names import BuildId, EnvName
+    from envmgr.ports import Claim
+
+_SOON_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +74,8 @@ def remove(
             f"{name} is declared for this host by the cluster, which would make it again",
             hint="envmgr cluster remove takes it away from every host",
         )
-    with locked(context, name, limit, report):
-        removed = _under_lock(context, name, when_free=when_free)
+    with claimed(context, name, limit, report) as claim:
+        removed = _under_lock(context, name, claim, when_free=when_free)
         if removed is None and (forget or records.read_failure(context.layout, name) is not None):
             is_known = context.layout.name(name).exists()
             removed = Removed(name, None, is_deleted=True) if is_known else None
@@ -73,16 +87,18 @@ def remove(
     return removed
 
 
-def _under_lock(context: Context, name: EnvName, *, when_free: bool) -> Removed | None:
+def _under_lock(context: Context, name: EnvName, claim: Claim | None, *, when_free: bool) -> Removed | None:
     layout = context.layout
     build_id = publication.current(layout, name)
     if build_id is None:
         return None
+    context.coordinator.check_deletion()
     paths = layout.build(build_id)
     with leases.exclusive(paths) as is_granted:
         users = users_of(context, build_id, except_pid=os.getpid() if is_granted else None)
         if (users or not is_granted) and not when_free:
             raise in_use(name, users)
+        claims.check(context, claim)
         publication.unpublish(layout, name, build_id)
         # Whoever started from the build in the last moment, without a lease, keeps it until it ends.
         target = sweep.to_trash(layout, build_id) if is_granted else None
@@ -106,16 +122,30 @@ def remove_unused(
     with locks.try_lock(layout, name) as is_held:
         if not is_held or publication.published(layout).get(name) != build_id or not is_wanted():
             return False
-        with leases.exclusive(paths) as is_granted:
-            if not is_granted or usage.processes_inside(paths.directory):
+        with _claimed_at_once(context, name) as (is_free, claim), leases.exclusive(paths) as is_granted:
+            if not is_free or not is_granted or usage.processes_inside(paths.directory):
                 return False
             if is_dry:
                 return True
+            claims.check(context, claim)
             publication.unpublish(layout, name, build_id)
             target = sweep.to_trash(layout, build_id)
         if target is not None:
             fsio.delete_tree(Step.DELETE, target)
     return True
+
+
+@contextlib.contextmanager
+def _claimed_at_once(context: Context, name: EnvName) -> Iterator[tuple[bool, Claim | None]]:
+    """Hold the claim for the length of a block, if it is to be had about at once; tell whether the way is free."""
+    limit = TimeLimit(context.clock, _SOON_S)
+    with contextlib.ExitStack() as held:
+        try:
+            claim = held.enter_context(context.coordinator.building(name, deadline=limit, report=ignore))
+        except (TimedOut, CoordinatorUnavailable):
+            yield False, None
+            return
+        yield True, claim
 
 
 def users_of(context: Context, build_id: BuildId, except_pid: int | None = None) -> tuple[Usage, ...]:
