@@ -7,10 +7,14 @@ included, is told what to start.
 It never imports rattler or conda_lock; those live in the builder's process.
 """
 
+# ruff: noqa: PLC0415 - what only some of the callers need costs the others nothing
+
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +22,7 @@ from envmgr import ready
 from envmgr import settings as settings_
 from envmgr.backends.spawner import Spawner
 from envmgr.coordination.alone import Alone
-from envmgr.errors import DaemonUnavailable, PermissionRefused
+from envmgr.errors import DaemonUnavailable, PermissionRefused, UsageError
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
 from envmgr.remote import connection
@@ -27,7 +31,7 @@ from envmgr.store.layout import Layout
 from envmgr.wire import address
 
 if TYPE_CHECKING:
-    from envmgr.ports import Backend
+    from envmgr.ports import Administration, Backend
     from envmgr.remote.manager import RemoteManager
     from envmgr.settings import Settings
     from envmgr.store.opening import Mode
@@ -65,11 +69,50 @@ def front(root: str | None = None, *, backend: Backend | None = None) -> Manager
     socket_path = address.socket_of(path)
     if socket_path is not None and _answers(Path(path), socket_path):
         # Its records take longer to import than all the rest; only those who have a daemon pay for them.
-        from envmgr.remote.manager import RemoteManager  # noqa: PLC0415
+        from envmgr.remote.manager import RemoteManager
 
         return RemoteManager(Path(path), socket_path)
     _refuse_others(Path(path))
     return manager(path, backend=backend)
+
+
+@contextlib.contextmanager
+def administration(root: str | None = None) -> Iterator[Administration]:
+    """Give what administers the cluster for the length of a block.
+
+    That is the daemon of the store at `root` where one answers, else the cluster's ZooKeeper itself, as the settings
+    name it. Raises `UsageError` where they name none.
+    """
+    # Neither kazoo nor the cluster's records are loaded by whoever only wants an environment.
+    path = root if root is not None else ready.default_root()
+    socket_path = address.socket_of(path)
+    if socket_path is not None and _answers(Path(path), socket_path):
+        from envmgr.remote.administration import RemoteAdministration
+
+        yield RemoteAdministration(socket_path)
+        return
+    from envmgr.coordination.zookeeper import endpoint
+
+    found = endpoint.of_settings(settings(Path(path)))
+    if found is None:
+        raise UsageError(
+            f"no daemon answers for {path}, and no cluster is set",
+            hint="start the daemon of a host of the cluster, or let the setting zookeeper (ENVMGR_ZOOKEEPER) name the "
+            "servers of its ZooKeeper",
+            setting="zookeeper",
+        )
+    import getpass
+
+    from envmgr.cluster.administration import Administration as OnTree
+    from envmgr.coordination.zookeeper.session import Session
+
+    session = Session(found)
+    session.start()
+    try:
+        by = f"{getpass.getuser()}@{socket.gethostname()}"
+        yield OnTree(session, by=by, clock=SystemClock())
+    finally:
+        session.close()
 
 
 def _answers(root: Path, socket_path: str) -> bool:

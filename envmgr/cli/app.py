@@ -16,7 +16,7 @@ import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import inspect, maintain, make, run, serve, service
+from envmgr.cli.commands import cluster, cluster_intent, cluster_looking, inspect, maintain, make, run, serve, service
 from envmgr.cli.commands.status import status
 from envmgr.version import __version__
 
@@ -76,6 +76,10 @@ _alias = typer.Typer(cls=_Group, help="Set, list and drop aliases.", rich_markup
 _service = typer.Typer(
     cls=_Group, help="Install, upgrade, remove and look at the service of a host.", rich_markup_mode=None
 )
+_cluster = typer.Typer(
+    cls=_Group, help="Say what every host of the cluster has, and see how they do.", rich_markup_mode=None
+)
+_cluster_alias = typer.Typer(cls=_Group, help="Set, list and drop aliases of the cluster.", rich_markup_mode=None)
 
 _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "name", make.name),
@@ -100,6 +104,24 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (_alias, "set", maintain.set_alias),
     (_alias, "list", maintain.list_aliases),
     (_alias, "remove", maintain.remove_alias),
+    (_cluster, "create", cluster.create),
+    (_cluster, "remove", cluster.remove),
+    (_cluster, "status", cluster_looking.status),
+    (_cluster, "hosts", cluster_looking.hosts),
+    (_cluster, "show", cluster_looking.show),
+    (_cluster, "why", cluster_looking.why),
+    (_cluster, "retry", cluster.retry),
+    (_cluster, "heal", cluster.heal),
+    (_cluster, "cordon", cluster.cordon),
+    (_cluster, "uncordon", cluster.uncordon),
+    (_cluster, "forget", cluster.forget),
+    (_cluster, "relock", cluster.relock),
+    (_cluster, "settings", cluster_intent.settings),
+    (_cluster, "export", cluster_intent.export),
+    (_cluster, "import", cluster_intent.import_),
+    (_cluster_alias, "set", cluster_intent.set_alias),
+    (_cluster_alias, "list", cluster_intent.list_aliases),
+    (_cluster_alias, "remove", cluster_intent.remove_alias),
     (_service, "install", service.install),
     (_service, "uninstall", service.uninstall),
     (_service, "status", service.status),
@@ -107,6 +129,8 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
 for _parent, _name, _function in _COMMANDS:
     _parent.command(_name, cls=_Command)(_function)
 app.add_typer(_alias, name="alias")
+_cluster.add_typer(_cluster_alias, name="alias")
+app.add_typer(_cluster, name="cluster")
 app.add_typer(_service, name="service")
 
 

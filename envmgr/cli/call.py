@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from envmgr.manager.manager import Manager
     from envmgr.model import Spec
     from envmgr.names import EnvName
-    from envmgr.ports import Backend
+    from envmgr.ports import Administration, Backend
     from envmgr.remote.manager import RemoteManager
     from envmgr.store.layout import Layout
 
@@ -124,6 +124,12 @@ class Call:
         if not self.has_store():
             raise self.not_found(word)
         return self.front(), name
+
+    def administration(self) -> AbstractContextManager[Administration]:
+        """Give what administers the cluster: the store's daemon where one answers, else ZooKeeper itself."""
+        from envmgr import wiring
+
+        return wiring.administration(self.root)
 
     def _say_warnings(self, manager: Manager) -> None:
         for warning in manager.context.settings.warnings:
