@@ -1,9 +1,4 @@
-"""The list of commands, and how Typer is told to stay quick.
-
-Newer versions of Typer validate every value with a library that takes 0.06 s to import. All values here are texts and
-flags, which need no conversion, so a text is handed on as it is; everything else still goes Typer's own way. Help and
-usage errors are plain text: Rich would cost as much again.
-"""
+"""The list of commands; those of ``envmgr cluster`` are in `envmgr.cli.cluster_app`, and are loaded when asked for."""
 
 from __future__ import annotations
 
@@ -13,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 import typer.main
-from typer.core import TyperCommand, TyperGroup
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import cluster, cluster_intent, cluster_looking, inspect, maintain, make, run, serve, service
+from envmgr.cli.commands import inspect, maintain, make, run, serve, service
 from envmgr.cli.commands.status import status
+from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
 
 # The escape keeps the lines of the table apart.
@@ -39,47 +34,19 @@ service's where it is installed, else your own.
 """
 
 
-class _TextsAsTheyAre:
-    """A command or group whose parameters hand a text on without validating it, and do nothing for a missing value."""
-
-    def get_params(self, ctx: Any) -> list[Any]:
-        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # of the class that this is mixed into
-        for parameter in parameters:
-            if "process_value" not in vars(parameter):
-                parameter.process_value = _quick(parameter)
-        return parameters
-
-
-def _quick(parameter: Any) -> Callable[[Any, Any], Any]:
-    process = parameter.process_value
-
-    def process_value(context: Any, value: Any) -> Any:
-        is_text = isinstance(value, str) or (isinstance(value, (tuple, list)) and bool(value))
-        return value if is_text or (value is None and not parameter.required) else process(context, value)
-
-    return process_value
-
-
-class _Command(_TextsAsTheyAre, TyperCommand):
-    pass
-
-
-class _Group(_TextsAsTheyAre, TyperGroup):
-    pass
-
-
-app = typer.Typer(
-    cls=_Group, name="envmgr", help="Keep conda environments on this host.", epilog=_EPILOG, add_completion=False,
-    rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+app = group(
+    "Keep conda environments on this host.", name="envmgr", epilog=_EPILOG, add_completion=False,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-_alias = typer.Typer(cls=_Group, help="Set, list and drop aliases.", rich_markup_mode=None)
-_service = typer.Typer(
-    cls=_Group, help="Install, upgrade, remove and look at the service of a host.", rich_markup_mode=None
-)
-_cluster = typer.Typer(
-    cls=_Group, help="Say what every host of the cluster has, and see how they do.", rich_markup_mode=None
-)
-_cluster_alias = typer.Typer(cls=_Group, help="Set, list and drop aliases of the cluster.", rich_markup_mode=None)
+_alias = group("Set, list and drop aliases.")
+_service = group("Install, upgrade, remove and look at the service of a host.")
+
+
+def _cluster() -> typer.Typer:
+    from envmgr.cli.cluster_app import whole  # noqa: PLC0415 - 0.02 s that the other commands do not owe
+
+    return whole
+
 
 _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "name", make.name),
@@ -104,33 +71,14 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (_alias, "set", maintain.set_alias),
     (_alias, "list", maintain.list_aliases),
     (_alias, "remove", maintain.remove_alias),
-    (_cluster, "create", cluster.create),
-    (_cluster, "remove", cluster.remove),
-    (_cluster, "status", cluster_looking.status),
-    (_cluster, "hosts", cluster_looking.hosts),
-    (_cluster, "show", cluster_looking.show),
-    (_cluster, "why", cluster_looking.why),
-    (_cluster, "retry", cluster.retry),
-    (_cluster, "heal", cluster.heal),
-    (_cluster, "cordon", cluster.cordon),
-    (_cluster, "uncordon", cluster.uncordon),
-    (_cluster, "forget", cluster.forget),
-    (_cluster, "relock", cluster.relock),
-    (_cluster, "settings", cluster_intent.settings),
-    (_cluster, "export", cluster_intent.export),
-    (_cluster, "import", cluster_intent.import_),
-    (_cluster_alias, "set", cluster_intent.set_alias),
-    (_cluster_alias, "list", cluster_intent.list_aliases),
-    (_cluster_alias, "remove", cluster_intent.remove_alias),
     (_service, "install", service.install),
     (_service, "uninstall", service.uninstall),
     (_service, "status", service.status),
 )
 for _parent, _name, _function in _COMMANDS:
-    _parent.command(_name, cls=_Command)(_function)
+    _parent.command(_name, cls=Command)(_function)
 app.add_typer(_alias, name="alias")
-_cluster.add_typer(_cluster_alias, name="alias")
-app.add_typer(_cluster, name="cluster")
+app.add_typer(later("Say what every host of the cluster has, and see how they do.", _cluster), name="cluster")
 app.add_typer(_service, name="service")
 
 
