@@ -12,6 +12,7 @@ from typing import TypedDict
 
 from envmgr import lockfile
 from envmgr.backends import bytecode, pip
+from envmgr.backends.pip import platforms
 from envmgr.backends.pip.cache import Cache
 from envmgr.backends.pip.uv import Runner
 from envmgr.builder.recording import Recorder
@@ -51,7 +52,13 @@ class Interpreted:
         if not request.pip:
             return (), ()
         with self._report.phase("pip-lock", counted(len(request.pip), "requirement")):
-            locked = pip.lock(request.pip, exclude_newer=request.exclude_newer, **self._around())
+            locked = pip.lock(
+                request.pip,
+                exclude_newer=request.exclude_newer,
+                subdir=request.subdir,
+                newest_glibc=platforms.glibc(request.solve_virtual_packages),
+                **self._around(),
+            )
         if locked.replaced:
             self._report.warn("pip-lock", f"the pip section replaces conda packages: {', '.join(locked.replaced)}")
         return locked.packages, locked.not_reproducible

@@ -86,18 +86,18 @@ class _Build:
         """Do all stages that the request's action has."""
         request = self._request
         host = virtual.detect(request.subdir, request.virtual_package_overrides)
+        solution: solving.Solution | None = None
         if request.lockfile is not None:
-            lock: Lockfile | None = lockfile.parse(request.lockfile, request.subdir)
-            solution = None
+            given = self._given(request.lockfile)
+            lock: Lockfile | None = given
+            conda, required = _conda(given.packages), given.virtual_packages
         else:
             lock = None
             with self._report.phase("solve", counted(len(request.conda), "requirement")):
-                solution = await solving.solve(request, host)
-        conda = _conda(lock.packages) if lock is not None else solution.packages if solution is not None else ()
-        if lock is not None:
-            self._check_given(lock)
-            if request.action == "build":
-                virtual.check(lock, host)
+                solution = await solving.solve(request, virtual.for_solve(request, host))
+            conda, required = solution.packages, solution.virtual_packages
+        if request.action == "build":
+            virtual.check(required, host)
 
         imports = asyncio.ensure_future(asyncio.to_thread(_import, self._imports(conda)))
         with cache_use.in_use(Path(request.package_cache)):
@@ -168,13 +168,15 @@ class _Build:
 
     # ---------------------------------------------------------------------------------------------------- lockfile
 
-    def _check_given(self, lock: Lockfile) -> None:
-        """Make sure that a lockfile that was given has what the spec asks for, as far as it shows before installing."""
+    def _given(self, text: str) -> Lockfile:
+        """Return a lockfile that was given; it must have what the spec asks for, as far as shows before installing."""
         request = self._request
+        lock = lockfile.parse(text, request.subdir)
         comparison = lockfile.compare(request.conda, request.pip, lock)
         unmet = [*comparison.unmet, *solving.unmet(comparison.to_match)]
         if unmet:
             raise lockfile.mismatch(unmet)
+        return lock
 
     def _finish_lock(
         self,

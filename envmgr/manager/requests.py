@@ -42,6 +42,7 @@ def build_request(context: Context, spec: Spec, lease: Lease, lock_text: str | N
             f"the spec is for {', '.join(spec.platforms)}; this host is {settings.subdir}",
             hint="add the platform to the spec's `platforms`",
         )
+    declared = context.coordinator.virtual_packages(settings.machine_class)
     return BuildRequest(
         action=changes.action,
         name=spec.name,
@@ -61,6 +62,7 @@ def build_request(context: Context, spec: Spec, lease: Lease, lock_text: str | N
         network=settings.network(),
         pip_settings=settings.pip_settings(spec),
         virtual_package_overrides=settings.virtual_package_overrides,
+        solve_virtual_packages=None if declared is None else tuple(sorted(declared.items())),
         exclude_newer=changes.exclude_newer or settings.exclude_newer,
         allow_link_scripts=settings.allow_link_scripts,
         allow_md5=settings.allow_md5,

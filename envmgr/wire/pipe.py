@@ -112,6 +112,11 @@ class BuildRequest:
     network: Network = Network()
     pip_settings: PipSettings = PipSettings()
     virtual_package_overrides: tuple[tuple[str, str], ...] = ()
+    solve_virtual_packages: tuple[tuple[str, str], ...] | None = None
+    """What the cluster declares of the machine class, which is then what packages are chosen for; ``None``: nothing.
+
+    Whether this host has what they require is looked at all the same, before anything is installed.
+    """
     exclude_newer: str | None = None
     """An RFC 3339 time; packages published later do not exist for the solve."""
     allow_link_scripts: tuple[str, ...] | None = ()

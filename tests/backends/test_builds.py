@@ -161,6 +161,33 @@ def test_virtual_packages_come_from_the_host_and_the_request(host: Host, tmp_pat
     host.build(conda=("gpu",), lockfile=made.locked[0], virtual_package_overrides=(("cuda", "12.6"),))
 
 
+@pytest.mark.slow
+def test_a_declared_class_is_solved_for_and_the_host_checked(host: Host, tmp_path: Path) -> None:
+    """What is declared decides what is chosen, whatever the solving host has; what it lacks itself it does not install.
+
+    The same class gives the same packages on a host with more and on one with less; one that has too little is refused
+    before anything is linked.
+    """
+    directory = tmp_path / "chan"
+    fabricate(directory, "tool", "1.0", depends=["__glibc >=2.17"])
+    fabricate(directory, "tool", "2.0", depends=["__glibc >=2.28"])
+    fabricate(directory, "tool", "3.0", depends=["__cuda >=12"])
+    index(directory)
+    old, new = (("__glibc", "2.17"),), (("__glibc", "2.28"),)
+    more = (("__glibc", "2.99"), ("__cuda", "12.4"))
+    for declared, expected in ((old, "1.0"), (new, "2.0"), ((*old, ("__cuda", "12")), "3.0")):
+        made = host.build(
+            directory.as_uri(), conda=("tool",), solve_virtual_packages=declared, virtual_package_overrides=more
+        )
+        assert [one.version for one in lockfile.parse(made.locked[0], SUBDIR).packages] == [expected]
+    little = host.request(
+        directory.as_uri(), conda=("tool",), solve_virtual_packages=new, virtual_package_overrides=old
+    )
+    with pytest.raises(IncompatibleHost, match=r"__glibc >=2\.28"):
+        host.run(little)
+    assert not Path(little.prefix).exists()
+
+
 @pytest.fixture(scope="module")
 def two_channels(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Two channels: the second has newer packages, and one that needs its own newer lib."""

@@ -17,6 +17,7 @@ from typing import Protocol
 from packaging import tags
 from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
+from envmgr.backends.pip.platforms import Glibc, fitting
 from envmgr.backends.processes import Finished
 from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed
@@ -49,6 +50,8 @@ class Interpreter:
     is_free_threaded: bool
     site_packages: tuple[Path, ...]
     stdlib: Path
+    newest_glibc: Glibc | None = None
+    """Wheels for a newer one do not fit; ``None``: this machine's own counts."""
 
     @cached_property
     def tag_ranks(self) -> dict[tags.Tag, int]:
@@ -66,7 +69,7 @@ class Interpreter:
     def _tags(self) -> Iterator[tags.Tag]:
         major, minor, _ = self.version
         digits = f"{major}{minor}"
-        platforms = list(tags.platform_tags())
+        platforms = fitting(list(tags.platform_tags()), self.newest_glibc)
         if self.implementation == "cpython":
             flags = ("t" if self.is_free_threaded else "") + ("d" if self.is_debug else "")
             flags += "m" if self.version < (3, 8) else ""

@@ -13,6 +13,7 @@ so is a package out of version control, which is locked to its commit: both are 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,9 +26,11 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 from packaging.version import Version
 
+from envmgr.backends.pip import platforms
 from envmgr.backends.pip.distributions import Distribution, installed, write_stub
 from envmgr.backends.pip.interpreter import Interpreter, inspect
 from envmgr.backends.pip.options import ALL, format_flags
+from envmgr.backends.pip.platforms import Glibc
 from envmgr.backends.pip.uv import Runner, Uv, explanation, place, prepared, translate_failure
 from envmgr.backends.processes import Finished
 from envmgr.backends.processes import run as run_process
@@ -68,6 +71,8 @@ def lock(
     network: Network,
     uv_cache: Path,
     exclude_newer: str | None = None,
+    subdir: str = "",
+    newest_glibc: Glibc | None = None,
     environ: Mapping[str, str] | None = None,
     run: Runner = run_process,
     report: Reporter = ignore,
@@ -75,21 +80,25 @@ def lock(
     """Solve `requirements` (lines of a requirements file, each with ``--hash=`` or without) for the linked `prefix`.
 
     `environ` is added to uv's environment: the activation's variables, which a build from source may need. Nothing is
-    installed. Raises `Unsatisfiable`, `PolicyRefused`, `ChannelError` and its kinds, `Corrupt`, `BuildFailed`.
+    installed. With `newest_glibc` it is solved for machines of `subdir` with that glibc, else for this one. Raises
+    `Unsatisfiable`, `PolicyRefused`, `ChannelError` and its kinds, `Corrupt`, `BuildFailed`.
     """
-    interpreter = inspect(prefix, run=run)
+    interpreter = dataclasses.replace(inspect(prefix, run=run), newest_glibc=newest_glibc)
     with prepared(
         prefix, settings=settings, network=network, uv_cache=uv_cache, environ=environ or {}, run=run, report=report
     ) as uv:
-        solving = _Solving(uv, interpreter, settings, exclude_newer)
+        solving = _Solving(uv, interpreter, settings, exclude_newer, platforms.flags(subdir, newest_glibc))
         return solving.solve(requirements)
 
 
 class _Solving:
     """One solution: what is asked of uv, how often, and what its answer means."""
 
-    def __init__(self, uv: Uv, interpreter: Interpreter, settings: PipSettings, exclude_newer: str | None) -> None:
+    def __init__(
+        self, uv: Uv, interpreter: Interpreter, settings: PipSettings, exclude_newer: str | None, platform: list[str]
+    ) -> None:
         self._uv = uv
+        self._platform = platform
         self._interpreter = interpreter
         self._settings = settings
         self._exclude_newer = exclude_newer
@@ -163,7 +172,7 @@ class _Solving:
         links = ",".join(filter(None, (uv.environ.get("UV_FIND_LINKS"), stubs)))
         arguments = [
             "requirements.in", "--constraints", "constraints.txt", "--output-file", self._output.name, "--format",
-            "pylock.toml", "--quiet", "--no-sources", *uv.options.build_flags, *flags,
+            "pylock.toml", "--quiet", "--no-sources", *self._platform, *uv.options.build_flags, *flags,
         ]  # fmt: skip
         if uv.options.has_pre:
             arguments += ["--prerelease", "allow"]

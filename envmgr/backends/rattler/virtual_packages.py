@@ -20,7 +20,8 @@ from rattler import (
 from rattler import VirtualPackage as DetectedPackage
 
 from envmgr.errors import IncompatibleHost
-from envmgr.model import Lockfile, VirtualPackage
+from envmgr.model import VirtualPackage
+from envmgr.wire.pipe import BuildRequest
 
 _FOREIGN_GLIBC = "2.17"
 _FOREIGN_OSX = "11.0"
@@ -33,6 +34,20 @@ def detect(subdir: str, overrides: Sequence[tuple[str, str]] = ()) -> tuple[Virt
         found = {one.name.normalized: (str(one.version), str(one.build_string)) for one in generic}
     else:
         found = _least(subdir)
+    return _overridden(found, overrides)
+
+
+def for_solve(request: BuildRequest, host: tuple[VirtualPackage, ...]) -> tuple[VirtualPackage, ...]:
+    """Return what packages are chosen for: the declared machine class, else this `host`.
+
+    A declared class has what any machine of the subdir has, and what is declared; nothing of the host that solves.
+    """
+    if request.solve_virtual_packages is None:
+        return host
+    return _overridden(_least(request.subdir), request.solve_virtual_packages)
+
+
+def _overridden(found: dict[str, tuple[str, str]], overrides: Sequence[tuple[str, str]]) -> tuple[VirtualPackage, ...]:
     for name, version in overrides:
         full = name if name.startswith("__") else f"__{name}"
         if not version:
@@ -74,11 +89,11 @@ def generic(packages: Iterable[VirtualPackage]) -> list[GenericVirtualPackage]:
     ]
 
 
-def check(lockfile: Lockfile, packages: Sequence[VirtualPackage]) -> None:
-    """Make sure that this machine has what `lockfile` requires of one; `IncompatibleHost` names all that is missing."""
+def check(required: Iterable[tuple[str, str]], packages: Sequence[VirtualPackage]) -> None:
+    """Make sure that this machine has what a lockfile requires of one; `IncompatibleHost` names all that is missing."""
     missing = [
         f"{name} {requirement}".strip() + (f" (here: {_shown(name, packages)})" if _shown(name, packages) else "")
-        for name, requirement in lockfile.virtual_packages
+        for name, requirement in required
         if not any(_meets(package, name, requirement) for package in packages)
     ]
     if missing:
