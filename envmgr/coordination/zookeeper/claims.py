@@ -1,0 +1,415 @@
+"""Claims: locks that the hosts of a cluster hold in ZooKeeper, and that never say they are held when they may not be.
+
+Under the path of a claim every contender has an ephemeral node ``<uuid>-<ten digits>``; the lowest number holds it, and
+each of the others watches the one before it. A counted claim has two such nodes below it: whoever holds ``gate`` waits
+until fewer than so many nodes stand in ``places``, takes one there, and lets the next to the gate. So at most that many
+hold it, in the order of arrival, only one waiter looks at the places, and each goes by its own number of them. ::
+
+    claims/build/<store id>/<name>/<uuid>-0000000007        {"host": …, "pid": …, "at": …, "what": …}
+    claims/rollout/<name>/gate/<uuid>-0000000003
+    claims/rollout/<name>/places/<uuid>-0000000012
+
+What holds:
+
+* A claim says that it is lost, by this host's own clock, before the servers can give it to somebody else
+  (`envmgr.coordination.zookeeper.lease`), also when the process or the machine was stopped, and for ever after.
+* Its `token` (the node's czxid) is higher than that of every earlier holder, whatever was deleted in between.
+* A claim is handed out only when its node belongs to the present session, and that session certainly lives.
+* One deadline counts for the whole of an acquire, also while ZooKeeper does not answer.
+* What could not be deleted (a contender's node, or one of which nobody knows whether it was made) is remembered and
+  deleted when ZooKeeper answers again; it goes with its session at the latest.
+* A `Claim` is for one holding; after a fork the child holds nothing. A claim is not re-entrant.
+
+Not promised: that nothing happens between asking a claim and doing what it guards. `Claim.guard` in the transaction of
+a write closes that gap for writes to ZooKeeper; for the disk there are the host's own lock and the store's.
+
+The order for who needs several: the host's lock on the name, then the claim of the build, then the claim of the solve.
+
+Source: ZooKeeper Recipes, "Locks"; kazoo issues 732, 282, 563.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from envmgr.coordination.zookeeper.debris import Debris
+from envmgr.coordination.zookeeper.limit import Limit, Taken
+from envmgr.coordination.zookeeper.nodes import Check, Create, NodeExists, NoNode, NotEmpty
+from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock, Session
+from envmgr.errors import ClaimLost, CoordinatorUnavailable
+
+if TYPE_CHECKING:
+    from envmgr.ports import Deadline
+
+_PAUSE_S = 0.05
+_RELEASE_S = 2.0
+_DIGITS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Who has a node in a claim's queue; `at` is UTC seconds by that host's clock."""
+
+    host: str
+    pid: int
+    at: float
+    what: str
+    node: str
+
+    def __str__(self) -> str:
+        return f"{self.what or 'process'} on {self.host} (pid {self.pid})"
+
+
+class Claim:
+    """One holding of a claim; satisfies `envmgr.ports.Claim`."""
+
+    def __init__(self, session: Session, node: str, epoch: int, token: int) -> None:
+        self._session = session
+        self._node = node
+        self._epoch = epoch
+        self._token = token
+        self._is_lost = False
+
+    @property
+    def node(self) -> str:
+        """The path of the holder's node."""
+        return self._node
+
+    @property
+    def token(self) -> int:
+        return self._token
+
+    @property
+    def is_lost(self) -> bool:
+        if not self._is_lost and not self._session.is_certain(self._epoch):
+            self._is_lost = True
+        return self._is_lost
+
+    def check(self) -> None:
+        if self.is_lost:
+            raise ClaimLost(
+                f"the claim {self._node} may be held by another host now; what it guarded was not done",
+                hint="the connection to ZooKeeper was away for too long, or this process stood still; try again",
+                claim=self._node,
+                token=self._token,
+            )
+
+    def guard(self) -> Check:
+        """Return what makes a transaction fail (`NoNode`) unless this node still stands."""
+        return Check(self._node)
+
+    def end(self) -> None:
+        """Be lost from now on; it is given back."""
+        self._is_lost = True
+
+
+class Claims:
+    """The claims that one process takes for one host."""
+
+    def __init__(self, session: Session, host: str, clock: BootClock = BOOT_CLOCK) -> None:
+        self._session = session
+        self._host = host
+        self._clock = clock
+        self._debris = Debris(session)
+        self._lock = threading.Lock()
+        self._waiters: dict[str, set[threading.Event]] = {}
+
+    @contextlib.contextmanager
+    def acquire(
+        self,
+        path: str,
+        *,
+        places: int | None = None,
+        deadline: Deadline | None = None,
+        timeout_s: float | None = None,
+        unreachable_s: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+        what: str = "",
+    ) -> Iterator[Claim]:
+        """Hold the claim at `path` for the length of a block.
+
+        `places`: it is a counted claim of so many; every contender of one path must say some number, or none. The
+        acquire ends with the `deadline` (its errors) or after `timeout_s` (`TimedOut`), and with
+        `CoordinatorUnavailable` once ZooKeeper has not answered for `unreachable_s`. `on_wait` is told once, and only
+        if it has to wait, who holds it. On leaving, the node is deleted, which takes two seconds at most; the claim is
+        lost from then on.
+        """
+        with self._session.relying():
+            limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
+            claim = self._take(path, places, limit, on_wait, what)
+            try:
+                yield claim
+            finally:
+                self._release(claim)
+
+    def try_acquire(
+        self, path: str, *, places: int | None = None, timeout_s: float = CALL_S, what: str = ""
+    ) -> contextlib.AbstractContextManager[Claim | None]:
+        """Hold the claim for the length of a block if nobody else has it; else ``None``. It waits for no holder.
+
+        Raises `CoordinatorUnavailable` when ZooKeeper does not answer in time.
+        """
+        return self._tried(path, places, timeout_s, what)
+
+    @contextlib.contextmanager
+    def _tried(self, path: str, places: int | None, timeout_s: float, what: str) -> Iterator[Claim | None]:
+        with self._session.relying():
+            limit = Limit(self._clock, path, None, timeout_s, timeout_s, is_trying=True)
+            try:
+                claim = self._take(path, places, limit, None, what)
+            except Taken:
+                claim = None
+            try:
+                yield claim
+            finally:
+                if claim is not None:
+                    self._release(claim)
+
+    def holders(self, path: str, *, timeout_s: float = CALL_S) -> tuple[Holder, ...]:
+        """Return who stands in a claim's queue, in its order: for a plain claim the first holds it.
+
+        For a counted claim these are its holders only.
+        """
+        names = self._session.children(path, timeout_s=timeout_s)
+        if "places" in names or "gate" in names:
+            path = f"{path}/places"
+            names = self._session.children(path, timeout_s=timeout_s)
+        found = (self._holder(f"{path}/{name}", timeout_s) for name in _queue(names))
+        return tuple(holder for holder in found if holder is not None)
+
+    def close(self) -> None:
+        """Stop deleting what could not be deleted; it goes with the session."""
+        self._debris.close()
+
+    # ------------------------------------------------------------------------------------------------------- taking
+
+    def _take(
+        self, path: str, places: int | None, limit: Limit, on_wait: Callable[[str], None] | None, what: str
+    ) -> Claim:
+        contender = _Contender({"host": self._host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
+        if places is None:
+            return self._stand(path, contender, limit)
+        while True:
+            gate = self._stand(f"{path}/gate", contender, limit)
+            try:
+                claim = self._take_place(f"{path}/places", places, gate, contender, limit)
+            finally:
+                self._release(gate)
+            if claim is not None:
+                return claim
+
+    def _stand(self, path: str, contender: _Contender, limit: Limit) -> Claim:
+        """Have a node in the queue at `path`, and return when it is the first."""
+        mark, epoch, name, token = uuid.uuid4().hex, 0, "", 0
+        is_begun = is_done = False
+        try:
+            while True:
+                with limit.answering(self._session):
+                    if not name or epoch != self._session.epoch:  # it went with its session
+                        # Asked again, it may have been made before without our hearing of it.
+                        is_repeated, is_begun = is_begun, True
+                        epoch = self._session.epoch
+                        name, token = self._enter(path, mark, contender, limit, is_repeated=is_repeated)
+                    before = self._before(path, name, limit)
+                    if before == "":
+                        name = ""  # somebody deleted our node
+                    elif before is not None:
+                        limit.refuse_waiting()
+                        self._await_departure(path, before, contender, limit)
+                    elif self._is_certain(epoch, limit):
+                        is_done = True
+                        return Claim(self._session, f"{path}/{name}", epoch, token)
+        finally:
+            if is_begun and not is_done:
+                self._debris.add(path, mark)
+
+    def _enter(
+        self, path: str, mark: str, contender: _Contender, limit: Limit, *, is_repeated: bool
+    ) -> tuple[str, int]:
+        """Make our node, unless it is there already, and return its name and czxid."""
+        if is_repeated:
+            self._session.sync(timeout_s=limit.call_s())  # what was on its way is seen after this
+            for name in self._session.children(path, timeout_s=limit.call_s()):
+                node = self._session.get(f"{path}/{name}", timeout_s=limit.call_s()) if name.startswith(mark) else None
+                if node is not None and node.ephemeral_owner == self._session.session_id:
+                    return name, node.czxid
+        made, node = self._session.create_named(
+            f"{path}/{mark}-", contender.data(), is_ephemeral=True, is_sequential=True, timeout_s=limit.call_s()
+        )
+        if node.ephemeral_owner != self._session.session_id:
+            return "", 0  # of a session that ended meanwhile
+        return made.rpartition("/")[2], node.czxid
+
+    def _take_place(self, path: str, places: int, gate: Claim, contender: _Contender, limit: Limit) -> Claim | None:
+        """Wait until fewer than `places` nodes stand below `path` and take one; ``None``: the gate was lost."""
+        name = gate.node.rpartition("/")[2]
+        epoch, node = self._session.epoch, f"{path}/{name}"
+        is_begun = is_done = False
+        try:
+            while not gate.is_lost:
+                with limit.answering(self._session):
+                    if not is_begun and not self._has_place(path, places, contender, limit):
+                        continue
+                    is_begun = True
+                    token = self._place(path, node, gate, contender, limit)
+                    if token is not None and self._is_certain(epoch, limit):
+                        is_done = True
+                        return Claim(self._session, node, epoch, token)
+            return None
+        finally:
+            if is_begun and not is_done:
+                self._debris.add(path, name)
+
+    def _has_place(self, path: str, places: int, contender: _Contender, limit: Limit) -> bool:
+        """Tell whether there is a place, after waiting for a change if there is none."""
+        with self._waiting(path) as changed:
+            names = self._session.children(path, watch=_Departure(self, path), timeout_s=limit.call_s())
+            if len(names) < places:
+                return True
+            limit.refuse_waiting()
+            if not contender.is_told:
+                contender.wait_for(self._first_holder(path, names, limit), limit)
+            limit.wait(changed)
+        return False
+
+    def _place(self, path: str, node: str, gate: Claim, contender: _Contender, limit: Limit) -> int | None:
+        """Make the node that stands for a place, while the gate is ours, and return its czxid; ``None``: not made."""
+        try:
+            # In one transaction: whoever lost the gate takes no place that another one counts as free.
+            self._session.write(
+                [gate.guard(), Create(node, contender.data(), is_ephemeral=True)], timeout_s=limit.call_s()
+            )
+        except NodeExists:
+            pass  # made before, unheard
+        except NoNode as error:
+            if error.index == 0:
+                gate.end()
+                return None
+            with contextlib.suppress(NodeExists):
+                self._session.create(path, timeout_s=limit.call_s())
+            return None
+        made = self._session.get(node, timeout_s=limit.call_s())
+        return None if made is None or made.ephemeral_owner != self._session.session_id else made.czxid
+
+    def _before(self, path: str, name: str, limit: Limit) -> str | None:
+        """Return who stands right before us in the queue; ``None``: nobody; empty: we do not stand there."""
+        queue = _queue(self._session.children(path, timeout_s=limit.call_s()))
+        if name not in queue:
+            return ""
+        index = queue.index(name)
+        return None if index == 0 else queue[index - 1]
+
+    def _is_certain(self, epoch: int, limit: Limit) -> bool:
+        """Tell whether our session certainly lives, having asked the leader."""
+        self._session.sync(timeout_s=limit.call_s())
+        if self._session.is_certain(epoch):
+            return True
+        limit.wait(threading.Event(), _PAUSE_S)
+        return False
+
+    def _await_departure(self, path: str, before: str, contender: _Contender, limit: Limit) -> None:
+        node = f"{path}/{before}"
+        with self._waiting(node) as gone:
+            if self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s()) is None:
+                return
+            if not contender.is_told:
+                names = self._session.children(path, timeout_s=limit.call_s())
+                contender.wait_for(self._first_holder(path, names, limit), limit)
+            limit.wait(gone)
+
+    def _first_holder(self, path: str, names: tuple[str, ...], limit: Limit) -> Holder | None:
+        return next((self._holder(f"{path}/{name}", limit.call_s()) for name in _queue(names)), None)
+
+    def _holder(self, node: str, timeout_s: float) -> Holder | None:
+        found = self._session.get(node, timeout_s=timeout_s)
+        if found is None:
+            return None
+        try:
+            record = json.loads(found.data)
+            return Holder(
+                host=str(record["host"]),
+                pid=int(record["pid"]),
+                at=float(record["at"]),
+                what=str(record.get("what", "")),
+                node=node,
+            )
+        except (ValueError, TypeError, KeyError):
+            return Holder(host="an unknown host", pid=0, at=found.modified_at, what="", node=node)
+
+    # ----------------------------------------------------------------------------------------- waiting and giving back
+
+    @contextlib.contextmanager
+    def _waiting(self, node: str) -> Iterator[threading.Event]:
+        event = threading.Event()
+        with self._lock:
+            self._waiters.setdefault(node, set()).add(event)
+        try:
+            yield event
+        finally:
+            with self._lock:
+                events = self._waiters[node]
+                events.discard(event)
+                if not events:
+                    del self._waiters[node]
+
+    def departed(self, node: str) -> None:
+        """Wake who waits for a change of `node`."""
+        with self._lock:
+            for event in self._waiters.get(node, ()):
+                event.set()
+
+    def _release(self, claim: Claim) -> None:
+        """Give a claim back, now or when ZooKeeper answers again."""
+        claim.end()
+        path, _, name = claim.node.rpartition("/")
+        try:
+            self._session.delete(claim.node, timeout_s=_RELEASE_S)
+        except NoNode:
+            pass
+        except (CoordinatorUnavailable, NotEmpty):
+            self._debris.add(path, name)
+        else:
+            self._debris.tidy(path)
+
+
+class _Contender:
+    """Who stands in a queue, and whether he has been told whom he waits for."""
+
+    def __init__(self, record: dict[str, object], on_wait: Callable[[str], None] | None) -> None:
+        self._record = record
+        self._on_wait = on_wait
+        self.is_told = False
+
+    def data(self) -> bytes:
+        return json.dumps(self._record, ensure_ascii=False).encode()
+
+    def wait_for(self, holder: Holder | None, limit: Limit) -> None:
+        """Say once whom he waits for."""
+        self.is_told = True
+        limit.holder = None if holder is None else str(holder)
+        if self._on_wait is not None:
+            self._on_wait(limit.holder or "another host")
+
+
+@dataclass(frozen=True, slots=True)
+class _Departure:
+    """A watch that wakes those who wait for a node; equal for one node, so that kazoo keeps it once."""
+
+    claims: Claims
+    node: str
+
+    def __call__(self) -> None:
+        self.claims.departed(self.node)
+
+
+def _queue(names: tuple[str, ...]) -> list[str]:
+    """Return the contenders in the order of their numbers."""
+    return sorted((name for name in names if name[-_DIGITS:].isdigit()), key=lambda name: name[-_DIGITS:])
