@@ -16,7 +16,7 @@ def explore(place: Place, seed: int, examples: int) -> int:
         *_, (_, end) = connection.events(operation)
     name = end["name"]
     place.ask("PUT", "/v1/aliases/training", {"environment": name})
-    known = {"environment": (name, "training"), "alias": ("training",), "operation": (operation,)}
+    known = {"environment": (name, "training"), "alias": ("training",), "operation": (operation,), "host": ("host-1",)}
     try:
         return fuzzing.explore(f"http://{place.address}", place.token, examples=examples, known=known, number=seed)
     except Exception as error:

@@ -29,7 +29,9 @@ def test_made_up_requests(daemon: Daemon) -> None:
     with daemon.client() as client:
         client.ask("PUT", "/v1/aliases/training", {"environment": name})
         operation = client.ask("GET", "/v1/operations").data["operations"][0]["id"]
-        known = {"environment": (name, "training"), "alias": ("training",), "operation": (operation,)}
+        known = {
+            "environment": (name, "training"), "alias": ("training",), "operation": (operation,), "host": ("host-1",),
+        }  # fmt: skip
         url = f"http://{daemon.address}"
         assert explore(url, TOKEN, examples=10, known=known) > 200
         assert client.ask("GET", "/v1/health/ready").status == 200

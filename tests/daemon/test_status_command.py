@@ -13,6 +13,7 @@ from envmgr.wire import address
 
 KEYS = {
     "socket", "root", "daemon", "environments", "leases", "free_bytes", "size_bytes", "operations", "failures",
+    "cluster",
 }  # fmt: skip
 
 

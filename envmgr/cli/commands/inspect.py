@@ -165,9 +165,9 @@ def doctor(
 ) -> int:
     """Check this host and its store.
 
-    Looked at: daemon, settings, file system, locks, disk, clock, channels, cache, foreign things. Where there is no
-    store one is made, if it may be yours; who is not its owner is told what he may see. Exit code 0 without errors
-    (warnings are none), 12 if something in the store is corrupt, else 1.
+    Looked at: daemon, settings, cluster, file system, locks, disk, clock, channels, cache, foreign things. Where there
+    is no store one is made, if it may be yours; who is not its owner is told what he may see. Exit code 0 without
+    errors (warnings are none), 12 if something in the store is corrupt, else 1.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     findings = _findings(call, only=only, quarantine=quarantine)
@@ -188,9 +188,15 @@ def _findings(call: Call, *, only: str | None, quarantine: bool) -> tuple[Findin
     own: dict[str, Callable[[], Finding]] = {
         "daemon": lambda: _daemon(call.root),
         "settings": lambda: _settings(call.root),
+        "cluster": lambda: _cluster(call.root),
     }
-    findings = [look() for name, look in own.items() if only in (None, name)]
-    if only in own or any(finding.status == "error" for finding in findings if finding.check == "settings"):
+    findings: list[Finding] = []
+    for name, look in own.items():
+        if only in (None, name):
+            findings.append(look())
+        if findings and (findings[-1].check, findings[-1].status) == ("settings", "error"):
+            return tuple(findings)
+    if only in own:
         return tuple(findings)
     uid, _ = wiring.owner(Path(call.root))
     if uid != os.geteuid() and quarantine:
@@ -238,6 +244,27 @@ def _settings(root: str) -> Finding:
     except EnvmgrError as error:
         return Finding("settings", "error", f"{error.message}; what depends on them was not looked at", error.hint)
     return Finding("settings", "warning" if warnings else "ok", "; ".join(warnings) or "they can be read")
+
+
+def _cluster(root: str) -> Finding:
+    """Look whether the cluster's ZooKeeper answers, knows this host, and has a tree of a format that we read."""
+    from pathlib import Path
+
+    from envmgr import wiring
+    from envmgr.manager.doctor import Finding
+
+    try:
+        if not wiring.settings(Path(root)).zookeeper:
+            return Finding("cluster", "ok", "this host is in none")
+        with wiring.administration(root) as administration:
+            found = administration.cluster()
+            hosts = administration.hosts()
+    except EnvmgrError as error:
+        return Finding("cluster", "error", error.message, error.hint)
+    wrong = [f"{host.host}: {host.problem}" for host in hosts if host.problem is not None]
+    live = sum(host.is_live for host in hosts)
+    text = "; ".join([f"{found.uuid}, {live} of {counted(len(hosts), 'host')} live", *wrong])
+    return Finding("cluster", "warning" if wrong else "ok", text)
 
 
 def _write_findings(findings: Sequence[Finding]) -> None:

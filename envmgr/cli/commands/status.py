@@ -65,6 +65,7 @@ def _of_daemon(path: str | None) -> Found | None:
         "root": glance["root"],
         "daemon": {key: glance.get(key) for key in _OF_THE_DAEMON},
         **{key: glance.get(key) for key in _OF_THE_STORE},
+        "cluster": glance.get("cluster"),
         "operations": operations,
         "failures": _failures(ask("environments")["environments"]),
     }
@@ -85,6 +86,7 @@ def _of_store(call: Call) -> Found:
         "leases": sum(bool(info["used_by"]) for info in ready),
         "free_bytes": free_space(Path(call.root))[0] if call.has_store() else None,
         "size_bytes": sum(sizes),
+        "cluster": None,
         "operations": [],
         "failures": _failures(infos),
     }
@@ -108,6 +110,8 @@ def _facts(found: Found, now: float) -> Iterator[tuple[str, str]]:
     yield "store", found["root"] + ("" if daemon is None else f" ({daemon['mode']})")
     yield "environments", f"{found['environments']}, {found['leases']} in use"
     yield "disk", f"{output.size(found['size_bytes'])} in environments, {output.size(found['free_bytes'])} free"
+    if found["cluster"] is not None:
+        yield from _cluster(found["cluster"])
     if daemon is not None:
         yield "operations", f"{daemon['running']} running, {daemon['queued']} waiting"
     for operation in found["operations"]:
@@ -117,6 +121,15 @@ def _facts(found: Found, now: float) -> Iterator[tuple[str, str]]:
         yield "failure", _failure(failure, now)
     if len(failures) > _SHOWN_FAILURES:
         yield "failure", f"and {len(failures) - _SHOWN_FAILURES} more; envmgr list names them"
+
+
+def _cluster(found: Found) -> Iterator[tuple[str, str]]:
+    state = "connected" if found["is_connected"] else "no answer from ZooKeeper"
+    cordoned = ", cordoned" if found["is_cordoned"] else ""
+    yield "cluster", f"{found['uuid'] or 'not known yet'}, revision {found['revision']}: {state}"
+    yield "this host", f"{found['host']}, {counted(found['declared'], 'environment')} wanted here{cordoned}"
+    if found["problem"] is not None:
+        yield "problem", found["problem"]
 
 
 def _operation(operation: Found, now: float) -> str:
