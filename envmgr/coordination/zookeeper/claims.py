@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 
 _PAUSE_S = 0.05
 _RELEASE_S = 2.0
+
+observer: Callable[[str, int, bool], None] | None = None
+"""Told of each claim's path and token, and whether it was got now or is about to be given back; tests set it."""
 _DIGITS = 10
 
 
@@ -145,6 +148,7 @@ class Claims:
         with self._session.relying():
             limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
             claim = self._take(path, places, limit, on_wait, what)
+            _observe(path, claim, is_held=True)
             try:
                 yield claim
             finally:
@@ -368,8 +372,9 @@ class Claims:
 
     def _release(self, claim: Claim) -> None:
         """Give a claim back, now or when ZooKeeper answers again."""
-        claim.end()
         path, _, name = claim.node.rpartition("/")
+        _observe(path, claim, is_held=False)
+        claim.end()
         try:
             self._session.delete(claim.node, timeout_s=_RELEASE_S)
         except NoNode:
@@ -397,6 +402,11 @@ class _Contender:
         limit.holder = None if holder is None else str(holder)
         if self._on_wait is not None:
             self._on_wait(limit.holder or "another host")
+
+
+def _observe(path: str, claim: Claim, *, is_held: bool) -> None:
+    if observer is not None:
+        observer(path, claim.token, is_held)
 
 
 @dataclass(frozen=True, slots=True)
