@@ -30,8 +30,8 @@ def _leaves(tree: Any, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
     if children is None:
         yield words
         return
-    for name in command.list_commands(None):  # some groups load their commands here
-        yield from _leaves(command.get_command(None, name), (*words, name))
+    for name in tree.list_commands(None):  # some groups load their commands here
+        yield from _leaves(tree.get_command(None, name), (*words, name))
 
 
 COMMANDS = list(_leaves(command()))
