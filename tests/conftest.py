@@ -6,13 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zookeeper_servers
 from places import CHECKOUT, QUICKSTART
+from zookeeper_servers import Servers
 
 import envmgr
+from envmgr.coordination.zookeeper.endpoint import Endpoint
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -77,3 +81,41 @@ def quickstart(ready_store: Path) -> Iterator[envmgr.Environment]:
 def clean_environ() -> dict[str, str]:
     """The variables of a process without anything of this one's environment manager or Python."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("ENVMGR_", "CONDA_", "PYTHON"))}
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[Servers]:
+    """One real ZooKeeper server on loopback, ticks of 200 ms; tests leave it as it is, each below a root of its own."""
+    if (lack := zookeeper_servers.missing()) is not None:
+        pytest.fail(f"{lack} (scripts/test installs it)")
+    with Servers(1) as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def _ensemble() -> Iterator[Servers]:
+    with Servers(3) as servers:
+        yield servers
+
+
+@pytest.fixture
+def ensemble(_ensemble: Servers) -> Iterator[Servers]:
+    """Three real ZooKeeper servers; a test may stop and kill them, and the next one finds them whole again."""
+    yield _ensemble
+    for number in range(_ensemble.count):
+        _ensemble.signal(number, signal.SIGCONT)
+        if _ensemble.pid(number) is None:
+            _ensemble.start(number)
+    _ensemble.wait()
+
+
+@pytest.fixture
+def tree_root() -> str:
+    """A node of ZooKeeper that nobody else uses."""
+    return f"/test-{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def endpoint(zookeeper: Servers, tree_root: str) -> Endpoint:
+    """How to reach the one server, below a root of this test's own, in sessions of two seconds."""
+    return Endpoint(servers=zookeeper.addresses, root=tree_root, session_s=2.0)
