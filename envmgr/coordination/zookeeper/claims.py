@@ -171,6 +171,8 @@ class Claims:
                 claim = self._take(path, places, limit, None, what)
             except Taken:
                 claim = None
+            else:
+                _observe(path, claim, is_held=True)
             try:
                 yield claim
             finally:
