@@ -23,6 +23,7 @@ All errors of kazoo are translated here, and nowhere else.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -308,16 +309,24 @@ class Session(Link):
     # ------------------------------------------------------------------------------------------------ making, security
 
     def _make_parents(self, path: str, deadline: float) -> None:
-        """Make the nodes above `path`, from the top, in one go: they are asked for without waiting in between."""
+        """Make the nodes above `path`, from the lowest that can be made downwards.
+
+        Mostly one or two are missing, and each that is asked for costs every server a write, also if it is there.
+        Those at the top may be somebody else's, and forbid it: they are not touched.
+        """
         parts = self._full(path).split("/")[1:-1]
         above = ["/" + "/".join(parts[: count + 1]) for count in range(len(parts))]
-
-        def begin(client: Client) -> Any:
-            return [client.create_async(node, b"", security.shared(self.endpoint)) for node in above][-1]
-
-        # The one above all may be somebody else's, and forbid: what counts is whether the last one is there.
-        with contextlib.suppress(NodeExists):
-            self._ask(path, begin, deadline)
+        acl, depth = security.shared(self.endpoint), len(above) - 1
+        while depth < len(above):
+            node = above[depth]
+            try:
+                self._ask(path, functools.partial(_create, node=node, acl=acl), deadline)
+            except NodeExists:
+                depth += 1
+            except NoNode:
+                depth -= 1
+            else:
+                depth += 1
 
     def _acl(self, path: str, is_ephemeral: bool) -> list[security.Acl]:
         if not (security.needs_own(self.endpoint) and security.is_own(path, is_ephemeral=is_ephemeral)):
@@ -337,6 +346,10 @@ class Session(Link):
         entries, _stat = self._ask(path, lambda c: c.get_acls_async(full), deadline)
         self.delete_empty_unheard([path])
         return list(entries)
+
+
+def _create(client: Client, *, node: str, acl: list[security.Acl]) -> Any:
+    return client.create_async(node, b"", acl)
 
 
 def _node(data: bytes, stat: Any) -> Node:
