@@ -1,96 +1,252 @@
-"""The administrator's verbs, straight on the cluster's tree; `envmgr.remote.administration` is the same by a daemon."""
+"""The administrator's verbs, straight on the cluster's tree; `envmgr.remote.administration` is the same by a daemon.
+
+Every verb that changes something is one write of intent (`envmgr.cluster.writing`) and may be repeated: what is so
+already is not written again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol
+import contextlib
+import dataclasses
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from envmgr import names
+from envmgr.cluster import lockfiles, reading, shared, transfer
+from envmgr.cluster.absent import imported_at, sweep_absent
+from envmgr.cluster.declaring import check_size, checked_spec, is_same, with_declaration
+from envmgr.cluster.rollout import Bound
+from envmgr.cluster.statuses import Statuses, row, rows
+from envmgr.cluster.writing import CLUSTER, Draft, make_tree, opened, write
+from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode
+from envmgr.errors import AliasTaken, ClusterTreeRefused, EnvironmentNotFound, UsageError
+from envmgr.names import Alias, EnvName
+from envmgr.version import __version__
+from envmgr.wire.cluster import (
+    FORMAT,
+    Cluster,
+    ClusterStatus,
+    Declaration,
+    DeclaredEnvironment,
+    Exported,
+    HostInfo,
+    Intent,
+    Revision,
+    Row,
+    decode,
+    encode,
+)
 
 if TYPE_CHECKING:
-    from envmgr.names import Alias, EnvName
+    from envmgr.cluster.tree import Tree
     from envmgr.ports import Clock
-    from envmgr.wire.cluster import (
-        Cluster,
-        ClusterStatus,
-        Declaration,
-        DeclaredEnvironment,
-        Exported,
-        HostInfo,
-        Row,
-    )
 
+T = TypeVar("T")
 
-class Watching(Protocol):
-    """One environment, looked at again and again: only what changed is read again."""
-
-    def show(self) -> DeclaredEnvironment:
-        """Return it as it is now."""
-
-    def wait(self, timeout_s: float) -> None:
-        """Wait until something may have changed, at most so long (and never so short that looking is all it does)."""
+_ALL = "*"
 
 
 class Administration:
-    """See the module; from any thread.
+    """See the module; `envmgr.ports.Administration` is what it promises. `by` is who administers, for the records."""
 
-    Every verb raises `CoordinatorUnavailable` when ZooKeeper does not answer, `ClusterTreeRefused` for a tree of a
-    newer envmgr, and, but for `create` and `import_`, for none at all.
-    """
+    def __init__(self, tree: Tree, *, by: str, clock: Clock) -> None:
+        self._tree = tree
+        self._by = by
+        self._clock = clock
 
-    def __init__(self, tree: object, *, by: str, clock: Clock) -> None:
-        """`by` is who administers, for the records."""
+    # --------------------------------------------------------------------------------------------------- environments
 
     def create(self, declaration: Declaration) -> DeclaredEnvironment:
-        """Declare an environment, or change for which hosts and how fast; makes the tree if there is none."""
-        raise NotImplementedError
+        """Declare an environment, or change for which hosts and how fast; makes the tree if there is none.
+
+        Raises `InvalidSpec`, `AliasTaken`, `UsageError`, `NameCollision`.
+        """
+        spec = checked_spec(declaration.spec)
+        alias = None if declaration.alias is None else names.alias(declaration.alias)
+        self._make_tree()
+        at_most = declaration.max_parallel or self._parallel(declaration)
+
+        def plan(number: int) -> Draft[Intent]:
+            old, version = reading.find(self._tree, spec.name)
+            new = with_declaration(old, spec, declaration, at_most)
+            draft = Draft(new if old is None or not is_same(old, new) else old)
+            if draft.result is new:
+                draft.result = dataclasses.replace(
+                    new, generation=number, declared_by=self._by, declared_at=self._clock.time()
+                )
+                check_size(draft.result)
+                draft.intent(draft.result, version)
+            if alias is not None:
+                self._plan_alias(draft, alias, spec.name, may_move=declaration.move_alias)
+            return draft
+
+        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
 
     def remove(self, name: EnvName) -> DeclaredEnvironment:
         """Take an environment from every host, and its aliases with it."""
-        raise NotImplementedError
 
-    def status(self) -> ClusterStatus:
-        raise NotImplementedError
+        def plan(number: int) -> Draft[Intent]:
+            old, version = reading.declared(self._tree, name)
+            if old.state == "absent" and old.generation > imported_at(self._tree):
+                return Draft(old)
+            draft = Draft(dataclasses.replace(old, state="absent", generation=number, **self._mark()))
+            draft.intent(draft.result, version)
+            for alias, target in self.aliases().items():
+                if target == name:
+                    draft.drop(paths.alias(alias), f"aliases/{alias}")
+            return draft
+
+        intent = write(self._tree, plan, self._clock)
+        known = Statuses(self._tree, self._clock).refresh()
+        sweep_absent(self._tree, self._clock, (name,), known=known)
+        return reading.told(self._tree, self._clock, intent, known)
+
+    def relock(self, name: EnvName) -> DeclaredEnvironment:
+        """Have an environment solved again, once for all hosts of a machine class."""
+
+        def plan(number: int) -> Draft[Intent]:
+            old, version = reading.present(self._tree, name)
+            following = 1 + max((info.generation for info in lockfiles.generations(self._tree, name)), default=0)
+            if following <= old.lock_generation:
+                return Draft(old)
+            draft = Draft(
+                dataclasses.replace(old, lock_generation=following, generation=number, **self._mark()),
+            )
+            draft.intent(draft.result, version)
+            return draft
+
+        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
+
+    def retry(self, name: EnvName, host: str | None = None) -> DeclaredEnvironment:
+        """Have what failed tried again at once, on one host or on all; solves that failed are forgotten."""
+        if host is not None:
+            reading.known_host(self._tree, self._clock, host)
+
+        def plan(number: int) -> Draft[Intent]:
+            old, version = reading.declared(self._tree, name)
+            retries = dict(old.retries)
+            retries[host or _ALL] = retries.get(host or _ALL, 0) + 1
+            draft = Draft(dataclasses.replace(old, retries=retries, generation=number))
+            draft.intent(draft.result, version)
+            for info in lockfiles.generations(self._tree, name):
+                if info.error is not None:
+                    draft.operations.append(Delete(paths.failure(name, info.machine_class, info.generation)))
+            return draft
+
+        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
 
     def show(self, name: EnvName) -> DeclaredEnvironment:
         """Return one environment with rows and lockfiles; raises `EnvironmentNotFound`."""
-        raise NotImplementedError
-
-    def hosts(self) -> tuple[HostInfo, ...]:
-        raise NotImplementedError
+        opened(self._tree)
+        return reading.told(self._tree, self._clock, reading.declared(self._tree, name)[0])
 
     def why(self, name: EnvName, host: str) -> Row:
         """Return what there is to say of one environment on one host; raises `HostUnknown`."""
-        raise NotImplementedError
+        opened(self._tree)
+        intent, _ = reading.declared(self._tree, name)
+        return row(intent, host, reading.known_host(self._tree, self._clock, host))
 
-    def retry(self, name: EnvName, host: str | None = None) -> DeclaredEnvironment:
-        """Have what failed tried again at once, on one host or on all; solves, too."""
-        raise NotImplementedError
+    def status(self) -> ClusterStatus:
+        """Return the cluster at one moment."""
+        cluster, _ = opened(self._tree)
+        node = self._tree.get(paths.REVISION)
+        number = 0 if node is None else decode(Revision, node.data, paths.REVISION).number
+        intents = reading.intents(self._tree)
+        aliases = self.aliases()
+        known = Statuses(self._tree, self._clock).refresh()
+        return ClusterStatus(
+            uuid=cluster.uuid,
+            revision=number,
+            environments=tuple(reading.environment(intent, rows(intent, known), aliases) for intent in intents),
+            hosts=reading.host_infos(self._tree, known),
+        )
+
+    @contextlib.contextmanager
+    def watching(self, name: EnvName) -> Iterator[reading.Watcher]:
+        """Follow one environment for the length of a block; see `envmgr.cluster.rollout.wait`."""
+        opened(self._tree)
+        yield reading.Watcher(self._tree, self._clock, name)
+
+    # ---------------------------------------------------------------------------------------------------------- hosts
+
+    def hosts(self) -> tuple[HostInfo, ...]:
+        """Return the hosts that are known."""
+        opened(self._tree)
+        return reading.host_infos(self._tree, Statuses(self._tree, self._clock).refresh())
 
     def heal(self) -> Cluster:
         """Have every host bring back in line what it built from another lockfile than the cluster's."""
-        raise NotImplementedError
+        return self._change_cluster(lambda cluster: dataclasses.replace(cluster, heal=cluster.heal + 1))
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
-        raise NotImplementedError
+        """Let a host begin nothing new, or begin again; raises `HostUnknown`."""
+        reading.known_host(self._tree, self._clock, host)
+        self._cordon(host, is_cordoned=is_cordoned)
 
     def forget(self, host: str) -> None:
-        """Wait no longer for a host that is gone for ever; raises `UsageError` for one that lives."""
-        raise NotImplementedError
+        """Wait no longer for a host that is gone for ever; raises `HostUnknown`, `UsageError` for one that lives."""
+        opened(self._tree)
+        reading.known_host(self._tree, self._clock, host)
+        life, status = paths.host(host), paths.status(host)
+        lives = UsageError(f"the host {host} lives", hint="stop its daemon first", host=host)
+        if self._tree.get(life) is not None:
+            raise lives
+        # Making its sign of life and taking it away again in one transaction fails if it comes back at this moment.
+        is_known = self._tree.get(status) is not None
+        try:
+            self._tree.write([Create(life), Delete(life), *([Delete(status)] if is_known else [])])
+        except NodeExists:
+            raise lives from None
+        except NoNode:
+            pass  # somebody else was faster
+        self._cordon(host, is_cordoned=False)
+        absent = (EnvName(intent.name) for intent in reading.intents(self._tree) if intent.state == "absent")
+        sweep_absent(self._tree, self._clock, absent)
 
-    def relock(self, name: EnvName) -> DeclaredEnvironment:
-        raise NotImplementedError
+    # ---------------------------------------------------------------------------------------- what the hosts share
+
+    def resolve(self, word: str) -> EnvName:
+        """Return the name that `word`, a name or an alias of the cluster, stands for; raises `EnvironmentNotFound`."""
+        if names.is_name(word):
+            return EnvName(word)
+        name = reading.target(self._tree, names.alias(word))
+        if name is None:
+            opened(self._tree)
+            raise EnvironmentNotFound(
+                f"the cluster has no alias {word!r}", hint="envmgr cluster alias list shows what is there"
+            )
+        return name
 
     def aliases(self) -> dict[Alias, EnvName]:
-        raise NotImplementedError
+        """Return alias → name."""
+        return reading.aliases(self._tree)
 
     def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
-        raise NotImplementedError
+        """Let an alias stand for a declared environment; raises `AliasTaken` unless `move`."""
+
+        def plan(_number: int) -> Draft[None]:
+            reading.present(self._tree, name)
+            draft: Draft[None] = Draft(None)
+            self._plan_alias(draft, names.alias(alias), name, may_move=move)
+            return draft
+
+        write(self._tree, plan, self._clock)
 
     def remove_alias(self, alias: Alias) -> EnvName:
-        raise NotImplementedError
+        """Drop an alias, and return what it stood for; raises `EnvironmentNotFound`."""
+
+        def plan(_number: int) -> Draft[EnvName]:
+            draft = Draft(self.resolve(names.alias(alias)))
+            draft.drop(paths.alias(alias), f"aliases/{alias}")
+            return draft
+
+        return write(self._tree, plan, self._clock)
 
     def cluster(self) -> Cluster:
-        raise NotImplementedError
+        """Return who the cluster is, and what all its hosts share."""
+        return opened(self._tree)[0]
 
     def change_settings(
         self,
@@ -103,18 +259,80 @@ class Administration:
 
         A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
         """
-        raise NotImplementedError
-
-    def resolve(self, word: str) -> EnvName:
-        """Return the name that `word`, a name or an alias of the cluster, stands for; raises `EnvironmentNotFound`."""
-        raise NotImplementedError
+        self._make_tree()
+        return self._change_cluster(
+            lambda cluster: dataclasses.replace(
+                cluster,
+                settings=shared.merged_settings(cluster.settings, changes),
+                classes=shared.merged_classes(cluster.classes, classes or {}),
+                format=FORMAT if upgrade_format else cluster.format,
+            )
+        )
 
     def export(self) -> Exported:
-        raise NotImplementedError
+        """Return the whole intent, with the lockfiles in force."""
+        return transfer.export(self._tree, self._clock)
 
     def import_(self, document: Exported, *, replace: bool = False) -> Cluster:
-        raise NotImplementedError
+        """Put an exported intent into the tree; see `envmgr.cluster.transfer`."""
+        return transfer.import_(self._tree, self._clock, document, replace=replace)
 
-    def watching(self, name: EnvName) -> AbstractContextManager[Watching]:
-        """Follow one environment, for ``--wait``; see `envmgr.cluster.rollout.wait`."""
-        raise NotImplementedError
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    def _make_tree(self) -> None:
+        try:
+            opened(self._tree)
+        except ClusterTreeRefused as error:
+            if error.fields.get("reason") != "missing":
+                raise
+            now = self._clock.time()
+            make_tree(self._tree, Cluster(uuid=uuid.uuid4().hex, created_at=now, envmgr_version=__version__))
+
+    def _change_cluster(self, change: Callable[[Cluster], Cluster]) -> Cluster:
+        def plan(_number: int) -> Draft[Cluster]:
+            old, version = opened(self._tree)
+            draft = Draft(change(old))
+            if draft.result != old:
+                draft.put(paths.CLUSTER, encode(draft.result), version, CLUSTER)
+            return draft
+
+        return write(self._tree, plan, self._clock)
+
+    def _cordon(self, host: str, *, is_cordoned: bool) -> None:
+        path, what = paths.cordon(host), f"cordons/{host}"
+
+        def plan(_number: int) -> Draft[None]:
+            draft: Draft[None] = Draft(None)
+            is_so = self._tree.get(path) is not None
+            if is_cordoned and not is_so:
+                draft.put(path, b"", None, what)
+            elif is_so and not is_cordoned:
+                draft.drop(path, what)
+            return draft
+
+        write(self._tree, plan, self._clock)
+
+    def _plan_alias(self, draft: Draft[T], alias: Alias, name: EnvName, *, may_move: bool) -> None:
+        taken = reading.target(self._tree, alias)
+        if taken == name:
+            return
+        if taken is not None and not may_move:
+            raise AliasTaken(
+                f"the cluster's alias {alias} stands for {taken}, not for {name}",
+                hint="envmgr cluster alias set --move lets it stand for the other",
+                alias=alias,
+                name=taken,
+            )
+        node = self._tree.get(paths.alias(alias))
+        draft.put(paths.alias(alias), name.encode("ascii"), None if node is None else node.version, f"aliases/{alias}")
+
+    def _mark(self) -> dict[str, Any]:
+        return {"declared_by": self._by, "declared_at": self._clock.time()}
+
+    def _parallel(self, declaration: Declaration) -> int:
+        """Return how many hosts a percentage is, of those that live now and are meant."""
+        if not declaration.percent_parallel:
+            return 0
+        known = Statuses(self._tree, self._clock).refresh().values()
+        meant = sum(host.is_live and declaration.selector.matches(host.host, host.labels) for host in known)
+        return Bound(percent=declaration.percent_parallel).at_most(meant)

@@ -299,7 +299,8 @@ class Declaration:
 class Row:
     """One environment on one host, as an administrator sees it.
 
-    `success` is ``None`` while it is not decided. `start` and `end` are times of the last try.
+    `success` is ``None`` while it is not decided. `start` and `end` are times of the last try; of one that failed and
+    is repeated by itself, `retry_at` says when.
     """
 
     host: str
@@ -319,6 +320,8 @@ class Row:
     lock_generation: int
     lock_digest: str | None
     retry_at: float | None
+    attempts: int = 0
+    is_cordoned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

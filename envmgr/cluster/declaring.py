@@ -1,0 +1,78 @@
+"""From a declaration to an intent."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from envmgr import codec
+from envmgr.errors import InvalidSpec, LockfileTooLarge, NameCollision
+from envmgr.model import Spec
+from envmgr.names import name_of_digest
+from envmgr.wire.cluster import LARGEST_NODE_BYTES, Intent, encode
+
+if TYPE_CHECKING:
+    from envmgr.wire.cluster import Declaration
+
+
+def checked_spec(document: Mapping[str, object]) -> Spec:
+    """Return the spec of an intent; raises `InvalidSpec` unless its name follows from its text."""
+    try:
+        spec = codec.load(Spec, document)
+    except ValueError as error:
+        raise InvalidSpec(f"the declared spec is damaged: {error}") from error
+    digest = hashlib.sha256(spec.canonical_text.encode()).hexdigest()
+    if spec.digest != digest or spec.name != name_of_digest(digest):
+        raise InvalidSpec(f"the declared spec is not that of {spec.name}")
+    return spec
+
+
+def with_declaration(old: Intent | None, spec: Spec, declaration: Declaration, max_parallel: int) -> Intent:
+    """Return what is wanted after a declaration; generation and who wrote it are still the old ones.
+
+    Raises `NameCollision` if the name stands for another spec.
+    """
+    if old is not None and old.spec.get("digest") != spec.digest:
+        raise NameCollision(f"{spec.name} is declared for another spec, of digest {old.spec.get('digest')}")
+    fresh = Intent(name=spec.name, generation=0, state="present", spec=_plain(spec))
+    return dataclasses.replace(
+        old or fresh,
+        state="present",
+        label=spec.label,
+        selector=declaration.selector,
+        max_parallel=max_parallel,
+    )
+
+
+def is_same(old: Intent, new: Intent) -> bool:
+    """Tell whether nothing is to be done."""
+    return dataclasses.replace(new, generation=old.generation) == old
+
+
+def check_size(intent: Intent) -> None:
+    """Raise what is to be said of a spec that does not fit into one node."""
+    size = len(encode(intent))
+    if size <= LARGEST_NODE_BYTES:
+        return
+    message = (
+        f"the spec of {intent.name} has {size} bytes, compressed; a node of ZooKeeper takes {LARGEST_NODE_BYTES}, "
+        "so it cannot be declared"
+    )
+    if intent.spec.get("is_lockfile"):
+        raise LockfileTooLarge(message, hint="declare the spec that the lockfile was solved from")
+    raise InvalidSpec(message, hint="a spec names what is wanted; the solver finds the rest")
+
+
+def _plain(spec: Spec) -> Mapping[str, object]:
+    """Return a spec as JSON would: what is read again from the tree must compare equal."""
+    return {key: _json(value) for key, value in dataclasses.asdict(spec).items()}
+
+
+def _json(value: object) -> object:
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    return str(value) if isinstance(value, str) else value

@@ -1,0 +1,246 @@
+"""What the hosts say, read in bulk and put beside what is wanted of them.
+
+The lists of children are read once, and one node per host; who looks again (`Statuses.refresh` with watches) reads only
+the hosts that have said something new, and everything each `FULL_S`, since a watch may be lost.
+
+Intent is read before the statuses: a host may be ahead of what is read of the intent, never behind what it says itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeVar
+
+from envmgr.coordination.zookeeper import tree as paths
+from envmgr.errors import Corrupt
+from envmgr.wire.cluster import (
+    EnvironmentStatus,
+    EnvState,
+    Host,
+    HostInfo,
+    HostProgress,
+    HostStatus,
+    Intent,
+    Progress,
+    Row,
+    decode,
+)
+
+if TYPE_CHECKING:
+    from envmgr.cluster.tree import Tree
+    from envmgr.ports import Clock
+
+T = TypeVar("T")
+
+FULL_S = 15.0
+_BUILDING: frozenset[EnvState] = frozenset({"building"})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One host as far as it is known; `status` is ``None`` for one that has said nothing yet."""
+
+    host: str
+    is_live: bool
+    is_cordoned: bool
+    labels: Mapping[str, str]
+    status: HostStatus | None
+    environments: Mapping[str, EnvironmentStatus] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+    damage: str | None = None
+
+    @property
+    def problem(self) -> str | None:
+        """What is wrong with the host as a whole."""
+        return self.damage or (self.status.problem if self.status else None)
+
+    def has_acknowledged(self, intent: Intent) -> bool:
+        """Tell whether the host has done what an ``absent`` asks for, or never had the environment."""
+        if self.status is None:
+            return not self.damage
+        found = self.environments.get(intent.name)
+        if found is None:
+            return self.status.revision >= intent.generation
+        return found.generation >= intent.generation and found.state == "absent"
+
+
+class Statuses:
+    """The hosts' words, kept from one look to the next; not for several threads. `on_change` is called on any."""
+
+    def __init__(self, tree: Tree, clock: Clock, on_change: threading.Event | None = None) -> None:
+        self._tree = tree
+        self._clock = clock
+        self._on_change = on_change
+        self._known: dict[str, Known] = {}
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()
+        self._full_at = clock.monotonic()
+
+    def refresh(self) -> Mapping[str, Known]:
+        """Read what is new and return every known host."""
+        is_full = self._on_change is None or self._clock.monotonic() >= self._full_at
+        if is_full:
+            self._full_at = self._clock.monotonic() + FULL_S
+        with self._lock:
+            changed, self._changed = self._changed, set()
+        watch = self._wake if self._on_change else None
+        live = set(self._tree.children(paths.HOSTS, watch=watch))
+        known = set(self._tree.children(paths.STATUS, watch=watch))
+        cordoned = set(self._tree.children(paths.CORDONS, watch=watch))
+        building = set(self._tree.children(paths.PROGRESS))
+        self._known = {
+            host: self._read(
+                host,
+                self._known.get(host) if not is_full and host not in changed else None,
+                is_live=host in live,
+                is_known=host in known,
+                is_cordoned=host in cordoned,
+                is_building=host in building,
+            )
+            for host in sorted(live | known)
+        }
+        return self._known
+
+    def one(self, host: str) -> Known | None:
+        """Read one host alone; ``None``: it is not known."""
+        is_live = self._tree.get(paths.host(host)) is not None
+        is_known = self._tree.get(paths.status(host)) is not None
+        if not is_live and not is_known:
+            return None
+        return self._read(
+            host,
+            None,
+            is_live=is_live,
+            is_known=is_known,
+            is_cordoned=self._tree.get(paths.cordon(host)) is not None,
+            is_building=True,
+        )
+
+    def _read(
+        self, host: str, kept: Known | None, *, is_live: bool, is_known: bool, is_cordoned: bool, is_building: bool
+    ) -> Known:
+        status, damage, labels = (kept.status, kept.damage, kept.labels) if kept else (None, None, {})
+        environments = kept.environments if kept else {}
+        if is_known and status is None and damage is None:
+            watch = functools.partial(self._wake, host) if self._on_change else None
+            status, damage = _record(HostStatus, self._tree, paths.status(host), watch)
+            environments = {found.name: found for found in status.environments} if status else {}
+            labels = status.labels if status else {}
+        if status is None and is_live:
+            labels = labels or self._host_labels(host)
+        progress = self._progress(host) if is_building else {}
+        return Known(host, is_live, is_cordoned, labels, status, environments, progress, damage)
+
+    def _host_labels(self, host: str) -> Mapping[str, str]:
+        found, _ = _record(Host, self._tree, paths.host(host))
+        return found.labels if found else {}
+
+    def _progress(self, host: str) -> Mapping[str, Progress]:
+        found, _ = _record(HostProgress, self._tree, paths.progress(host))
+        return {build.name: build for build in found.builds} if found else {}
+
+    def _wake(self, host: str | None = None) -> None:
+        if host is not None:
+            with self._lock:
+                self._changed.add(host)
+        if self._on_change is not None:
+            self._on_change.set()
+
+
+def _record(
+    cls: type[T], tree: Tree, path: str, watch: functools.partial[None] | None = None
+) -> tuple[T | None, str | None]:
+    """Return the record at a path, or ``None`` and, if it cannot be read, why."""
+    node = tree.get(path, watch=watch)
+    try:
+        return (None if node is None else decode(cls, node.data, path)), None
+    except Corrupt as error:
+        return None, error.message
+
+
+# --------------------------------------------------------------------------------------------------------------- rows
+
+
+def rows(intent: Intent, known: Mapping[str, Known]) -> tuple[Row, ...]:
+    """Return a row for each host that an environment is meant for, or, once ``absent``, was brought to."""
+    if intent.state == "absent":
+        had = (host for host in known.values() if intent.name in host.environments or not host.has_acknowledged(intent))
+        return tuple(row(intent, host.host, host) for host in had)
+    meant = {host.host for host in known.values() if intent.selector.matches(host.host, host.labels)}
+    if not intent.selector.labels:
+        meant.update(intent.selector.hosts)
+    return tuple(row(intent, host, known.get(host)) for host in sorted(meant))
+
+
+def row(intent: Intent, host: str, known: Known | None) -> Row:
+    """Return what there is to say of one environment on one host; of an unknown host, that it is unknown."""
+    found = known.environments.get(intent.name) if known else None
+    state = _state(intent, known, found)
+    is_current = found is not None and found.generation >= intent.generation
+    error = found.error if found and is_current and state == "failed" else None
+    progress = known.progress.get(intent.name) if known and state in _BUILDING else None
+    wanted = "ready" if intent.state == "present" else "absent"
+    return Row(
+        host=host,
+        name=intent.name,
+        success=True if state == wanted else False if state == "failed" else None,
+        state=state,
+        is_live=known is not None and known.is_live,
+        is_cordoned=known is not None and known.is_cordoned,
+        phase=progress.phase if progress else None,
+        percent=progress.percent if progress else None,
+        start=found.started_at if found else None,
+        end=found.finished_at if found else None,
+        message=_message(known, state, error),
+        code=str(error["code"]) if error and "code" in error else None,
+        hint=str(error["hint"]) if error and error.get("hint") else None,
+        is_drift=found is not None and found.is_drift,
+        generation=found.generation if found else 0,
+        lock_generation=found.lock_generation if found else 0,
+        lock_digest=found.lock_digest if found else None,
+        retry_at=found.retry_at if found and is_current else None,
+        attempts=found.attempts if found and is_current else 0,
+    )
+
+
+def _state(intent: Intent, known: Known | None, found: EnvironmentStatus | None) -> EnvState:
+    if found is not None and found.generation >= intent.generation:
+        return found.state
+    if intent.state == "absent" and known is not None and known.has_acknowledged(intent):
+        return "absent"
+    return "building" if found is not None and found.state == "building" else "pending"
+
+
+def _message(known: Known | None, state: EnvState, error: Mapping[str, object] | None) -> str | None:
+    if error is not None:
+        return str(error.get("message", ""))
+    if known is None:
+        return "no host of that name is or was in the cluster"
+    if state in ("ready", "absent"):
+        return None
+    if not known.is_live:
+        return "the host is away; it catches up when it is back"
+    if known.is_cordoned and state in ("pending", "waiting"):
+        return "the host is cordoned: it begins nothing new"
+    return known.problem
+
+
+def host_info(known: Known, live: Host | None) -> HostInfo:
+    """Return what there is to say of a host; `live` is what it says of itself while it lives."""
+    states = [found.state for found in known.environments.values()]
+    drifted = (found.name for found in known.environments.values() if found.is_drift)
+    return HostInfo(
+        host=known.host,
+        is_live=known.is_live,
+        is_cordoned=known.is_cordoned,
+        live=live,
+        ready=states.count("ready"),
+        building=states.count("building"),
+        failed=states.count("failed"),
+        drift=tuple(sorted({*drifted, *(known.status.drift if known.status else ())})),
+        seen_at=known.status.at if known.status else live.since if live else 0.0,
+        problem=known.problem,
+    )
