@@ -13,8 +13,9 @@ from the channel, those behind it wait for it. How they ask is told in `envmgr.w
   hosts comes about over one archive. Over several builds on full hosts one can; ``wait_s`` ends it, and all waiting of
   one build together ends after `_MOST_WAITS` times that. A build that solves waits for nobody: the others have no
   lockfile yet and wait for it.
-* A host that takes no connection within `_CONNECT_S`, or breaks off twice, is dead for this build; after `_MOST_DEAD`
-  more dead ones than living ones no other host is asked at all. One that gives less than `_LEAST_BYTES_PER_S` is left.
+* A host that takes no connection within `_CONNECT_S`, does not answer within `_ANSWER_S`, or breaks off twice, is dead
+  for this build; after `_MOST_DEAD` more dead ones than living ones no other host is asked at all. One that gives less
+  than `_LEAST_BYTES_PER_S` is left.
 
 Not promised: that each archive is fetched once. Hosts that see different siblings, or come while the first one does not
 know yet that it is to build, fetch it once more each. And a sibling may send up to `_LARGEST_BYTES` of rubbish.
@@ -44,7 +45,7 @@ _MOST_WAITS = 20
 _MOST_DEAD = 4
 _MOST_BREAKS = 2
 _CONNECT_S = 1.0
-_ANSWER_S = 10.0
+_ANSWER_S = 3.0
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 2.0
 _BLOCK_BYTES = 1 << 18

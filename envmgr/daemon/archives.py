@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from envmgr.store.layout import Layout
 
 _REQUEST = re.compile(
-    rb"(GET|HEAD) /archives/([0-9a-fA-F]{64})(?:\?([!-~]{0,512}))? HTTP/1\.[01]\r\n(?:[^\r\n]*\r\n)*\r\n"
+    rb"(GET|HEAD) /archives/([0-9a-fA-F]{64})(?:\?([!-~]{0,512}))? HTTP/1\.[01]\r\n(?:[^\r\n]+\r\n)*\r\n"
 )
 _HEADER_BYTES = 8192
 _HEADER_S = 5.0
@@ -70,7 +70,7 @@ class ArchiveServer:
         self._directory = layout.packages / "archives"
         self._settings_of = settings_of
         self._wanted = wanted
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop
         self._listening: socket.socket | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,6 +87,7 @@ class ArchiveServer:
         if where is None:
             raise UsageError("there is no address to give archives at", hint="setting archives_listen")
         self._listening = _listen(where)
+        self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="archives", daemon=True)
         self._thread.start()
 
