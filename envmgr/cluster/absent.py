@@ -1,7 +1,8 @@
 """When the intent ``absent`` has done its work: every known host has acknowledged it, or was forgotten.
 
 A host is known by its node below ``v1/status``, which outlives the host's own life. Until then the node stays, so that
-a host that was down learns of it when it comes back.
+a host that was down learns of it when it comes back. After an import nobody can say which hosts there were: what is
+``absent`` then, stays so until it is removed once more.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import Corrupt
 from envmgr.names import EnvName
-from envmgr.wire.cluster import Intent, decode
+from envmgr.wire.cluster import Intent, Revision, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,6 +38,8 @@ def sweep_absent(
         return ()
     hosts = (Statuses(tree, clock).refresh() if known is None else known).values()
 
+    imported = imported_at(tree)
+
     def plan(_number: int) -> Draft[tuple[EnvName, ...]]:
         gone = []
         draft: Draft[tuple[EnvName, ...]] = Draft(())
@@ -46,7 +49,7 @@ def sweep_absent(
                 intent = None if node is None else decode(Intent, node.data, paths.intent(name))
             except Corrupt:
                 continue
-            if intent is None or intent.state != "absent":
+            if intent is None or intent.state != "absent" or intent.generation <= imported:
                 continue
             if all(host.has_acknowledged(intent) for host in hosts):
                 draft.drop(paths.intent(name), name)
@@ -55,3 +58,9 @@ def sweep_absent(
         return draft
 
     return write(tree, plan, clock)
+
+
+def imported_at(tree: Tree) -> int:
+    """Return the number at which a document was imported last, 0 if none was."""
+    node = tree.get(paths.REVISION)
+    return 0 if node is None else decode(Revision, node.data, paths.REVISION).imported
