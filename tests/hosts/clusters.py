@@ -1,0 +1,402 @@
+"""A cluster of simulated hosts: ZooKeeper's servers on hosts of their own, a daemon on each other host, one history.
+
+The test itself is beside the bridge: whatever befalls the hosts, it can look at ZooKeeper (`Cluster.session`), at every
+disk, and prove the history (`Cluster.prove`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from answers import Answer
+from fakes.backend import Orders
+from fakes.worlds import spec_of
+from kazoo.client import KazooClient
+from zookeeper_servers import Servers
+from zookeeper_servers import missing as servers_missing
+
+from envmgr import codec
+from envmgr.cluster.administration import Administration
+from envmgr.coordination.zookeeper import tree
+from envmgr.coordination.zookeeper.endpoint import Endpoint
+from envmgr.coordination.zookeeper.session import Session
+from envmgr.errors import CoordinatorUnavailable
+from envmgr.manager.context import SystemClock
+from envmgr.names import EnvName
+from envmgr.wire.cluster import Declaration, Manifest, decode
+from hosts import history, namespaces
+from hosts.namespaces import Host, Network
+from hosts.programs import Process, Programs
+
+T = TypeVar("T")
+
+ROOT = "/var/lib/envmgr"
+SESSION_S = 2.0
+LIMIT_S = 60.0
+_PAUSE_S = 0.05
+_SETTINGS: Mapping[str, object] = {
+    "use_condarc": False,
+    "use_pip_conf": False,
+    "min_free_bytes": 0,
+    "min_free_inodes": 0,
+    "gc_interval_s": 0,
+    "default_channels": ["https://channel.invalid/demo"],
+    "zookeeper_session_s": SESSION_S,
+    "agent_interval_s": 1,
+    "coordinator_wait_s": 4,
+}
+
+
+def missing() -> str | None:
+    """Return what this machine lacks, or ``None``."""
+    return namespaces.missing() or servers_missing()
+
+
+def until(condition: Callable[[], T], what: Callable[[], object] | str = "", limit_s: float = LIMIT_S) -> T:
+    """Wait until a condition holds and return it; `what` is said if it never does."""
+    end = time.monotonic() + limit_s
+    while not (found := condition()):
+        if time.monotonic() > end:
+            raise TimeoutError(f"after {limit_s:g} s: {what if isinstance(what, str) else what()}")
+        time.sleep(_PAUSE_S)
+    return found
+
+
+class Node:
+    """A host with a daemon; `orders` are its backend's."""
+
+    def __init__(self, cluster: Cluster, host: Host, *, is_real: bool = False) -> None:
+        self._cluster = cluster
+        self._is_real = is_real
+        self.host = host
+        self.name = host.name
+        self.root = host.disk
+        """The store, as it is seen from outside."""
+        self.inner_root = ROOT
+        self.variables: dict[str, str] = {}
+        self.orders = Orders(host.directory / "orders")
+        self.solves = Orders(self.orders.directory / "solve")
+        self.solves.directory.mkdir(parents=True)
+        # Another solve would show: each host finds another version of everything.
+        self.orders.say("version", f"1.{len(cluster.nodes)}")
+        self.daemon: Process | None = None
+        self._runs = 0
+
+    def configure(self, settings: Mapping[str, object]) -> None:
+        """Write the settings that the next start finds."""
+        lines = "".join(f"{key} = {json.dumps(value)}\n" for key, value in settings.items())
+        (self.root / "settings.toml").write_text(lines)
+
+    def environ(self) -> dict[str, str]:
+        self._runs += 1
+        found = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.host.directory),
+            "ENVMGR_ROOT": self.inner_root,
+            "HISTORY": str(self._cluster.histories / f"{self.name}.jsonl"),
+            "HISTORY_HOST": self.name,
+            "HISTORY_RUN": f"{self.name}/{self._runs}",
+            **({} if self._is_real else {"FAKE_ORDERS": str(self.orders.directory)}),
+            **self.variables,
+        }
+        return {**found, **({"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {})}
+
+    # ------------------------------------------------------------------------------------------------------ the daemon
+
+    def start(self) -> Node:
+        """Start the daemon and wait until it is ready."""
+        notices = self.host.directory / "notify"
+        notices.unlink(missing_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+            heard.bind(str(notices))
+            environ = {**self.environ(), "NOTIFY_SOCKET": str(notices)}
+            with (self.host.directory / "daemon.log").open("ab") as log:
+                words = ["envmgr", "daemon"]
+                self.daemon = self._cluster.programs.start(self.host, words, environ, stdout=log, stderr=log)
+            end = time.monotonic() + LIMIT_S
+            while self.daemon.is_running and time.monotonic() < end:
+                if select.select([heard], [], [], _PAUSE_S)[0] and b"READY=1" in heard.recv(1 << 16):
+                    return self
+        raise RuntimeError(f"the daemon of {self.name} does not come up: {self.words[-3000:]}")
+
+    @property
+    def is_running(self) -> bool:
+        return self.daemon is not None and self.daemon.is_running
+
+    @property
+    def words(self) -> str:
+        """What its daemons said."""
+        return (self.host.directory / "daemon.log").read_text()
+
+    def kill(self) -> None:
+        """Kill the daemon."""
+        self._doom()
+        if self.daemon is not None:
+            self.daemon.send(signal.SIGKILL)
+            self.daemon.wait()
+
+    def stop(self) -> int:
+        """Have the daemon end, and return its exit code."""
+        assert self.daemon is not None
+        self.daemon.send(signal.SIGTERM)
+        return self.daemon.wait()
+
+    def power_off(self) -> None:
+        """Switch the host off."""
+        self._doom()
+        self.host.power_off()
+        if self.daemon is not None:
+            self.daemon.wait()
+
+    def _doom(self) -> None:
+        for number in range(1, self._runs + 1):
+            self._cluster.own.moment("doomed", run=f"{self.name}/{number}")
+
+    def envmgr(self, *words: str, given: bytes = b"") -> Answer:
+        """Run a command on this host."""
+        with tempfile.TemporaryDirectory(dir=self.host.directory) as directory:
+            return self._cluster.programs.run(self.host, ["envmgr", *words], self.environ(), Path(directory), given)
+
+    @contextlib.contextmanager
+    def leasing(self, name: EnvName) -> Iterable[Process]:
+        """Have a process of this host hold a lease for the length of a block."""
+        told, tell = os.pipe()
+        hear, said = os.pipe()
+        try:
+            process = self._cluster.programs.start(
+                self.host, ["lease", self.inner_root, name], self.environ(), stdin=told, stdout=said
+            )
+            os.close(said)
+            assert os.read(hear, 100) == b"leased\n"
+            yield process
+        finally:
+            os.close(tell)
+            os.close(told)
+            os.close(hear)
+        process.wait()
+
+    # ---------------------------------------------------------------------------------------------------- what is there
+
+    def digest(self, name: EnvName) -> str | None:
+        """Return the digest of the lockfile from which an environment is made here, ``None`` if it is not there."""
+        try:
+            build = os.readlink(self.root / "envs" / name).split("/")[2]
+            record = json.loads((self.root / "builds" / build / "record.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return str(record["lock_digest"])
+
+    def leftovers(self) -> list[str]:
+        """Return the builds that no name leads to, and what lies in the trash."""
+        kept = {os.readlink(entry).split("/")[2] for entry in (self.root / "envs").iterdir() if len(entry.name) == 20}
+        builds = [f"{self.name}: build {entry}" for entry in os.listdir(self.root / "builds") if entry not in kept]
+        return [*builds, *(f"{self.name}: trash {entry}" for entry in os.listdir(self.root / "trash"))]
+
+
+class Cluster(contextlib.AbstractContextManager["Cluster"]):
+    """See the module; hosts are called ``node0``, ``node1``, …, those of ZooKeeper ``zk0``, ``zk1``, …."""
+
+    def __init__(self, count: int, *, servers: int = 3, settings: Mapping[str, object] | None = None) -> None:
+        self._stack = contextlib.ExitStack()
+        self.nodes: dict[str, Node] = {}
+        with contextlib.ExitStack() as undone:
+            self.programs = undone.enter_context(Programs())
+            self.network = undone.enter_context(Network([f"zk{number}" for number in range(servers)]))
+            self.histories = self.network.directory / "histories"
+            self.histories.mkdir()
+            self.own = history.Writer(self.histories / "test.jsonl", "test", "test/1")
+            self.servers = Servers(
+                servers,
+                address=lambda number: self.network[f"zk{number}"].address,
+                prefix=lambda number: self.network[f"zk{number}"].command(),
+                directory=self.network.directory,
+            )
+            undone.callback(self.servers.close)
+            with self.network.beside():
+                self.servers.start_all()
+            self.settings = {**_SETTINGS, "zookeeper": list(self.servers.addresses), **(settings or {})}
+            endpoint = Endpoint(servers=self.servers.addresses, session_s=10.0)
+            self.session = Session(endpoint)
+            undone.callback(self.session.close)
+            with self.network.beside():
+                self.session.start()
+            self.administration = Administration(self.session, by="test", clock=SystemClock())
+            for _ in range(count):
+                self.add()
+            self._stack = undone.pop_all()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stack.close()
+
+    def __getitem__(self, number: int) -> Node:
+        return self.nodes[f"node{number}"]
+
+    def add(self, *, is_real: bool = False) -> Node:
+        """Have one more host, whose daemon is not started."""
+        host = self.network.add(f"node{len(self.nodes)}")
+        node = self.nodes[host.name] = Node(self, host, is_real=is_real)
+        node.configure(self.settings)
+        return node
+
+    def start(self, nodes: Iterable[Node] | None = None) -> None:
+        """Start daemons (default: all)."""
+        for node in nodes or self.nodes.values():
+            node.start()
+
+    def start_servers(self) -> None:
+        """Start those servers that do not run, and wait until all serve."""
+        with self.network.beside():
+            for number in range(self.servers.count):
+                if self.servers.pid(number) is None:
+                    self.servers.start(number)
+            self.servers.wait()
+
+    def leader(self) -> int:
+        with self.network.beside():
+            return self.servers.leader()
+
+    # ------------------------------------------------------------------------------------------------- what is declared
+
+    def create(self, *requirements: str, **options: object) -> EnvName:
+        """Declare an environment for all hosts."""
+        spec = spec_of(*requirements)
+        document = json.loads(codec.dump(spec))
+        self._patiently(lambda: self.administration.create(Declaration(spec=document, **options)))  # type: ignore[arg-type]
+        return spec.name
+
+    def remove(self, name: EnvName) -> None:
+        self._patiently(lambda: self.administration.remove(name))
+
+    def _patiently(self, do: Callable[[], T]) -> T:
+        """Do something, again and again while ZooKeeper does not answer."""
+        end = time.monotonic() + LIMIT_S
+        while True:
+            try:
+                return do()
+            except CoordinatorUnavailable:
+                if time.monotonic() > end:
+                    raise
+
+    def states(self, name: EnvName) -> dict[str, str]:
+        """Return host → what it says of an environment."""
+        return {row.host: row.state for row in self._patiently(lambda: self.administration.show(name)).rows}
+
+    def wait_ready(self, name: EnvName, nodes: Iterable[Node] | None = None, limit_s: float = LIMIT_S) -> str:
+        """Wait until the hosts have an environment from one lockfile, and say so; return its digest."""
+        wanted = list(nodes or self.nodes.values())
+
+        def is_ready() -> str | None:
+            digests = {node.digest(name) for node in wanted}
+            if len(digests) != 1 or None in digests:
+                return None
+            states = self.states(name)
+            return digests.pop() if all(states.get(node.name) == "ready" for node in wanted) else None
+
+        return str(until(is_ready, lambda: f"{name}: {self._told(name)}", limit_s))
+
+    def _told(self, name: EnvName) -> str:
+        rows = self._patiently(lambda: self.administration.show(name)).rows
+        said = [f"{row.host} {row.state} {row.code} {row.message}" for row in rows]
+        return "; ".join([*said, *(f"{node.name} has {node.digest(name)}" for node in self.nodes.values())])
+
+    def wait_absent(self, name: EnvName, nodes: Iterable[Node] | None = None) -> None:
+        """Wait until the hosts do not have an environment."""
+        wanted = list(nodes or self.nodes.values())
+        until(lambda: all(node.digest(name) is None for node in wanted), lambda: f"{name} is still there")
+
+    # ---------------------------------------------------------------------------------------------- sessions, the tree
+
+    def expire(self, node: Node) -> None:
+        """End the session of a host's daemon on the servers, as if it had not been heard of for too long."""
+        life = self.session.get(tree.host(node.name))
+        if life is None:
+            return
+        with self.network.beside():
+            identity = (life.ephemeral_owner, session_password(life.ephemeral_owner))
+            thief = KazooClient(self.servers.connect, client_id=identity, timeout=SESSION_S)
+            thief.start(10)
+            thief.stop()  # closes the session that it took
+            thief.close()
+
+    def look(self) -> dict[tuple[str, str, int], str]:
+        """Write into the history which lockfiles stand in ZooKeeper, and return their digests."""
+        found = {}
+        for name in self.session.children(tree.LOCKFILES):
+            for machine_class in self.session.children(tree.classes(name)):
+                for entry in self.session.children(tree.generations(name, machine_class)):
+                    if not entry.isdigit():
+                        continue
+                    path = tree.manifest(name, machine_class, int(entry))
+                    node = self.session.get(path)
+                    if node is None:
+                        continue
+                    manifest = decode(Manifest, node.data, path)
+                    found[name, machine_class, manifest.generation] = manifest.digest
+                    self.own.moment(
+                        "lockfile", name=name, machine_class=machine_class, generation=manifest.generation,
+                        digest=manifest.digest, token=manifest.token, zxid=node.czxid,
+                    )  # fmt: skip
+        return found
+
+    def events(self) -> list[history.Event]:
+        """Return the history until now."""
+        return history.read(sorted(self.histories.glob("*.jsonl")))
+
+    def prove(self) -> None:
+        """Prove the history until now."""
+        self.look()
+        found = history.violations(self.events())
+        assert not found, "\n".join(found)
+
+    def claims(self, path: str = tree.CLAIMS) -> list[str]:
+        """Return the nodes of claims that are held or wanted."""
+        found = []
+        for entry in self.session.children(path):
+            node = self.session.get(f"{path}/{entry}")
+            if node is not None:
+                found += [f"{path}/{entry} {node.data.decode()}"] if node.ephemeral_owner else []
+                found += self.claims(f"{path}/{entry}")
+        return found
+
+    def prove_rest(self, down: Collection[Node] = ()) -> None:
+        """Prove that nothing is left once all is done: no claim, no progress, no builder; and prove the history."""
+        live = [node for node in self.nodes.values() if node not in down and node.is_running]
+
+        def left() -> list[str]:
+            alive = {node.name for node in live}
+            said = set(self.session.children(tree.HOSTS))
+            return [
+                *self.claims(),
+                *(f"{host} is not there" for host in alive - said),
+                *(f"{host} is there" for host in said - alive),
+                *(f"progress of {host}" for host in self.session.children(tree.PROGRESS)),
+                *(word for node in live for word in node.leftovers()),
+                *(f"{node.name} runs {len(runs)}" for node in live if len(runs := node.host.processes()) > 1),
+            ]
+
+        until(lambda: not self._patiently(left), lambda: f"left: {left()}")
+        self.prove()
+
+
+def session_password(session_id: int) -> bytes:
+    """Return the password by which a client shows that a session is its own.
+
+    The servers compute it from the number (``SessionTrackerImpl``, ``ZooKeeperServer.generatePasswd``), by Java's
+    ``Random``, a linear congruence that its documentation gives.
+    """
+    state = ((session_id ^ 0xB3415C00) ^ 0x5DEECE66D) & ((1 << 48) - 1)
+    found = b""
+    while len(found) < 16:
+        state = (state * 0x5DEECE66D + 0xB) & ((1 << 48) - 1)
+        found += (state >> 16).to_bytes(4, "little")
+    return found
