@@ -91,8 +91,9 @@ class Siblings:
     ) -> None:
         self._own = sharing.own
         self._solver = sharing.solver if sharing.solver != sharing.own else None
-        others = {*sharing.others, *filter(None, [self._solver])} - {sharing.own}
-        self._siblings = {url: _Sibling(url) for url in others}
+        others = set(sharing.others) - {sharing.own}
+        self._ranked = (*others, *filter(None, [sharing.own]))
+        self._siblings = {url: _Sibling(url) for url in (*others, *filter(None, [self._solver]))}
         self._name = name
         self._machine_class = machine_class
         self._wait_s = sharing.wait_s
@@ -127,7 +128,7 @@ class Siblings:
 
     def _before(self, sha256: str) -> tuple[list[str], list[str]]:
         """Return the others that rank before this host, and those behind it; without a rank of its own it is last."""
-        ranked = rank(sha256, (*self._siblings, *filter(None, [self._own])))
+        ranked = rank(sha256, self._ranked)
         own = ranked.index(self._own) if self._own is not None else len(ranked)
         return ranked[:own], ranked[own + 1 :]
 
