@@ -102,6 +102,13 @@ def store_id(layout: Layout) -> str:
     return layout.store_id.read_text(encoding="ascii").strip()
 
 
+def renew_store_id(layout: Layout) -> str:
+    """Give a store that was copied an id of its own, durably; for its only daemon, before anything uses the id."""
+    found = str(uuid.uuid4())
+    fsio.write_file(Step.STORE, layout.store_id, f"{found}\n".encode())
+    return found
+
+
 def _identity(layout: Layout) -> dict[str, object]:
     try:
         document = json.loads(layout.owner.read_bytes())

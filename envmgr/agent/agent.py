@@ -1,0 +1,403 @@
+"""The loop of one host: reads what the cluster wants, has it done, says how it stands.
+
+One thread. It turns when something happened (a job ended, the revision changed, the connection came back, somebody
+called `wake`), when something is due, and each ``agent_interval_s``, give or take a fifth: that pass is what counts,
+the rest only makes it come sooner. Where nothing changed, a pass costs one read of ``/v1/revision`` and a listing of
+the store's names. A change of the revision is followed within a moment that grows with the number of hosts, up to
+`LONGEST_JITTER_S`, so that they do not all read at once.
+
+Order of a turn: read; see that this is the host's own cluster; be there; do; tell. So nothing is written into another
+cluster's tree, and nothing is told of what was not looked at.
+
+* Without ZooKeeper it goes on with what it knows: tries are repeated, builds end, and what is to be told waits.
+* A tree that is not this host's cluster (emptied, another uuid, newer) stops it: nothing is begun and nothing told but
+  to the log and to ``envmgr status``, until the tree is right again.
+* It never raises: what goes wrong is a problem of the host, shown, and looked at again with the next pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import random
+import threading
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+from envmgr.agent.jobs import Threads
+from envmgr.agent.membership import Membership
+from envmgr.agent.reconcile import Reconciler
+from envmgr.agent.status import StatusWriter
+from envmgr.cluster.absent import sweep_absent
+from envmgr.cluster.intent import Seen, Wanted
+from envmgr.cluster.tree import Tree
+from envmgr.coordination.zookeeper import tree as paths
+from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt, EnvmgrError
+from envmgr.names import EnvName
+from envmgr.ports import Siblings
+from envmgr.version import __version__
+from envmgr.wire import socket as wire
+from envmgr.wire.cluster import Host, HostStatus, Progress, decode
+
+if TYPE_CHECKING:
+    from envmgr.agent.hands import Hands, Turns
+    from envmgr.agent.identity import Identity
+    from envmgr.agent.jobs import Jobs
+    from envmgr.agent.memory import Memory
+    from envmgr.ports import Clock
+    from envmgr.settings import Settings
+
+LONGEST_JITTER_S = 3.0
+JITTER_PER_HOST_S = 0.001
+MOST_SIBLINGS = 32
+"""So many hosts are asked for archives; all hosts choose the same."""
+SIBLINGS_S = 30.0
+RETRY_S = 5.0
+_END_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+class Session(Tree, Protocol):
+    """The tree, and the session on which it is read."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server answers, as far as is known."""
+
+    @property
+    def epoch(self) -> int:
+        """How many sessions there were."""
+
+    @property
+    def session_id(self) -> int:
+        """The owner of the ephemeral nodes that this session makes."""
+
+    def hear(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with each change of state, on any thread; return what ends that."""
+
+
+class Told(Protocol):
+    """The coordinator, as far as the agent tells it what it has read."""
+
+    def declared(self, names: Mapping[EnvName, int]) -> None:
+        """Hear what the cluster wants here, with the least generation of each lockfile."""
+
+    def living(self, siblings: Siblings, archives: Mapping[str, str] | None = None) -> None:
+        """Hear which hosts give archives, and at which URL each does."""
+
+    def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
+        """Hear which machine classes the cluster declares."""
+
+
+class Agent:
+    """See the module. `memory` is what was kept last, `keep` and `keep_identity` write down what is new.
+
+    `archives` is the URL at which this host gives archives, ``None`` where it gives none.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        coordinator: Told,
+        hands: Hands,
+        turns: Turns,
+        identity: Identity,
+        *,
+        settings_of: Callable[[], Settings],
+        clock: Clock,
+        memory: Memory,
+        keep: Callable[[Memory], None],
+        keep_identity: Callable[[Identity], None] = lambda _identity: None,
+        archives: Callable[[], str | None] = lambda: None,
+        jobs: Jobs | None = None,
+    ) -> None:
+        self._session = session
+        self._coordinator = coordinator
+        self._hands = hands
+        self._settings_of = settings_of
+        self._clock = clock
+        self._archives = archives
+        self._woken = threading.Condition()
+        self._is_woken = False
+        self._is_stopping = False
+        self._thread: threading.Thread | None = None
+        self._since = clock.time()
+        self._membership = Membership(
+            session, session, identity, clock,
+            describe=self._describe, keep=keep_identity, on_change=self.wake,
+            session_s=lambda: settings_of().zookeeper_session_s,
+        )  # fmt: skip
+        self._status = StatusWriter(session, clock, identity.host)
+        self._reconciler = Reconciler(
+            hands, turns, jobs or Threads(self.wake), clock,
+            memory=memory, keep=keep, max_builds=lambda: settings_of().max_builds,
+        )  # fmt: skip
+        self._wanted = self._nothing_read()
+        self._shared: Mapping[str, object] | None = None
+        self._share_problems: tuple[str, ...] = ()
+        self._refused: str | None = None
+        self._trouble: str | None = None
+        self._hosts = 1
+        self._siblings_at = float("-inf")
+        self._epoch = -1
+        self._look_at = clock.monotonic()
+        self._hinted = False
+        self._said: str | None = None
+        self._stop_hearing: Callable[[], None] = lambda: None
+        self._coordinator.declared(
+            {EnvName(name): held.lock_generation or 1 for name, held in memory.environments.items()}
+        )
+        self._coordinator.classes(memory.classes)
+
+    # ------------------------------------------------------------------------------------------------ from any thread
+
+    def start(self) -> None:
+        """Begin; waits for nothing."""
+        self._stop_hearing = self._session.hear(lambda _state: self._hint())
+        self._thread = threading.Thread(target=self._run, name="agent", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Turn soon."""
+        with self._woken:
+            self._is_woken = True
+            self._woken.notify_all()
+
+    def stop_beginning(self) -> None:
+        """Begin nothing from now on; what runs goes on."""
+        self._reconciler.leave()
+
+    def leave(self) -> None:
+        """End: tell how all stands, and be gone from the cluster at once. Bounded; what cannot be told is not."""
+        self.stop_beginning()
+        self._stop_hearing()
+        with self._woken:
+            self._is_stopping = True
+            self._woken.notify_all()
+        if self._thread is not None:
+            self._thread.join(_END_S)
+        if self._session.is_connected and self._membership.has_joined and self._refused is None:
+            try:
+                self._tell(is_last=True)
+                self._membership.leave()
+            except EnvmgrError as error:
+                _log.warning("this host left its cluster without a word: %s", error.message)
+
+    def glance(self) -> wire.Membership:
+        """Return how this host stands to its cluster."""
+        wanted = self._wanted
+        return wire.Membership(
+            host=self._membership.identity.host,
+            is_connected=self._session.is_connected,
+            uuid=self._reconciler.memory.uuid,
+            revision=self._reconciler.memory.revision,
+            declared=len(self.declared()),
+            is_cordoned=wanted.is_cordoned,
+            problem=self._problem(),
+        )
+
+    def declared(self) -> Collection[EnvName]:
+        """Return the environments that are the cluster's here."""
+        return tuple(EnvName(name) for name in self._reconciler.memory.environments)
+
+    def building(self) -> Collection[EnvName]:
+        """Return the environments that are made now or are about to be, without those that wait for a turn."""
+        return tuple(job.name for job in self._reconciler.jobs() if job.kind != "remove" and not job.is_waiting)
+
+    def _hint(self) -> None:
+        """Hear that the revision changed, or the connection."""
+        jitter = random.uniform(0, min(LONGEST_JITTER_S, self._hosts * JITTER_PER_HOST_S))  # noqa: S311 - no secret
+        with self._woken:
+            self._look_at = min(self._look_at, self._clock.monotonic() + jitter)
+            self._woken.notify_all()
+
+    # ---------------------------------------------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        while True:
+            due = self.turn()
+            with self._woken:
+                if not self._is_woken and not self._is_stopping:
+                    self._woken.wait(max(0.0, min(due, self._look_at) - self._clock.monotonic()))
+                self._is_woken = False
+                if self._is_stopping:
+                    return
+
+    def turn(self) -> float:
+        """Do all that is due now; return when (monotonic) the next turn is, unless something happens."""
+        now = self._clock.monotonic()
+        self._trouble = None
+        due = []
+        try:
+            due = self._turn(now)
+        except CoordinatorUnavailable as error:
+            self._trouble = error.message
+            due.append(now + RETRY_S)
+        except ClusterTreeRefused as error:
+            self._refused = str(error).replace("\nhint: ", "; ")
+        except (EnvmgrError, OSError) as error:
+            self._trouble = str(error).replace("\n", "; ")
+            due.append(now + RETRY_S)
+        except Exception as error:  # noqa: BLE001 - the agent of a host never ends before its daemon
+            _log.exception("agent: a pass failed unexpectedly")
+            self._trouble = f"unexpected {type(error).__name__} in the agent; the log has the details"
+            due.append(now + RETRY_S)
+        self._say()
+        with self._woken:
+            return min([self._look_at, *due])
+
+    def _turn(self, now: float) -> list[float]:
+        is_full = False
+        if self._session.is_connected:
+            if now >= self._look_at or self._epoch != self._session.epoch:
+                is_full = True
+                self._look(now)
+            if self._refused is not None or self._wanted.cluster is None:
+                return []
+            if not self._be_there():
+                return [] if self._membership.due is None else [self._membership.due]
+        if self._refused is not None or self._wanted.cluster is None or self._membership.is_pushed_aside:
+            return []
+        self._find_siblings(now)
+        self._reconciler.reconcile(self._wanted, epoch=self._session.epoch)
+        due = [moment for moment in (self._reconciler.next_at(),) if moment is not None]
+        if self._membership.has_joined and self._session.is_connected:
+            later = self._tell()
+            due += [] if later is None else [later]
+            if is_full:
+                self._sweep()
+        return due
+
+    def _look(self, now: float) -> None:
+        """Read what the cluster wants."""
+        interval_s = self._settings_of().agent_interval_s
+        with self._woken:
+            self._look_at = now + interval_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter, no secret
+        labels = dict(self._settings_of().host_labels)
+        if labels != self._wanted.labels:
+            self._wanted = replace(self._wanted, labels=labels)
+        # Read before the rest: a session that comes meanwhile is looked at with the next turn.
+        epoch = self._session.epoch
+        self._wanted = self._wanted.refresh(self._session, watch=self._hint)
+        self._refused = None
+        self._epoch = epoch
+        cluster = self._wanted.cluster
+        if cluster is None:
+            return
+        self._coordinator.classes(cluster.classes)
+        self._coordinator.declared({name: intent.lock_generation for name, intent in self._wanted.present().items()})
+        if cluster.settings != self._shared:
+            self._share_problems = self._hands.share(cluster.settings)
+            self._shared = cluster.settings
+
+    def _be_there(self) -> bool:
+        before = self._membership.identity.host
+        is_new = not self._membership.has_joined
+        is_there = self._membership.attend()
+        if self._membership.identity.host != before:
+            self._wanted = self._nothing_read()
+            self._status = StatusWriter(self._session, self._clock, self._membership.identity.host)
+            self._look(self._clock.monotonic())
+        if is_there and is_new:
+            self._status.begin()
+        return is_there
+
+    def _nothing_read(self) -> Wanted:
+        memory = self._reconciler.memory
+        seen = None
+        if memory.uuid is not None:
+            seen = Seen(memory.uuid, memory.revision, memory.token, memory.is_restored)
+        return Wanted(host=self._membership.identity.host, labels=dict(self._settings_of().host_labels), seen=seen)
+
+    def _find_siblings(self, now: float) -> None:
+        """Know the hosts that give archives, before anything is made."""
+        if now < self._siblings_at + SIBLINGS_S or not self._settings_of().share_archives:
+            return
+        if not self._session.is_connected or self._wanted.present().keys() <= self._hands.published().keys():
+            return
+        self._siblings_at = now
+        hosts = self._session.children(paths.HOSTS)
+        self._hosts = max(1, len(hosts))
+        own = self._membership.identity.host
+        # All hosts choose the same few, whatever their number: each asks ZooKeeper for these only.
+        chosen = sorted(hosts, key=lambda host: hashlib.sha256(host.encode()).digest())[:MOST_SIBLINGS]
+        found = (self._archives_of(host) for host in chosen if host != own)
+        # One that is not chosen ranks nowhere, for nobody waits for it: it takes from those that are.
+        rank = self._archives() if own in chosen else None
+        self._coordinator.living(Siblings(rank, tuple(url for url in found if url is not None)))
+
+    def _archives_of(self, host: str) -> str | None:
+        node = self._session.get(paths.host(host))
+        try:
+            return None if node is None else decode(Host, node.data, paths.host(host)).archives
+        except Corrupt:
+            return None
+
+    def _sweep(self) -> None:
+        """Delete intents that are ``absent`` everywhere, if this is the host that does that."""
+        absent = self._wanted.absent()
+        if absent and self._session.children(paths.HOSTS)[:1] == (self._membership.identity.host,):
+            sweep_absent(self._session, self._clock, absent)
+
+    # ------------------------------------------------------------------------------------------------- what it tells
+
+    def _describe(self, identity: Identity) -> Host:
+        settings = self._settings_of()
+        return Host(
+            host=identity.host,
+            instance=identity.instance,
+            machine_id=identity.machine.id,
+            boot_id=identity.machine.boot_id,
+            store_id=identity.store_id,
+            machine_class=settings.machine_class,
+            version=__version__,
+            address=settings.listen,
+            archives=self._archives(),
+            labels=dict(settings.host_labels),
+            virtual_packages=dict(settings.virtual_packages),
+            since=self._since,
+        )
+
+    def _tell(self, *, is_last: bool = False) -> float | None:
+        identity = self._membership.identity
+        self._status.tell(
+            HostStatus(
+                host=identity.host,
+                instance=identity.instance,
+                revision=max(0, self._wanted.revision),
+                at=self._clock.time(),
+                heal=self._reconciler.memory.heal,
+                environments=self._reconciler.statuses(),
+                drift=self._reconciler.drift(),
+                problem=self._problem(),
+                labels=dict(self._wanted.labels),
+            ),
+            tuple(
+                Progress(name=job.name, phase=job.phase, percent=job.percent)
+                for job in self._reconciler.jobs()
+                if job.kind != "remove" and not job.is_waiting
+            ),
+        )
+        return self._status.flush(is_last=is_last)
+
+    def _problem(self) -> str | None:
+        """Return what keeps this host from what the cluster wants, in words."""
+        if self._refused is not None:
+            return self._refused
+        found = [self._membership.problem, self._membership.note, self._wanted.problem, self._trouble]
+        if self._session.is_connected and self._wanted.cluster is None and self._trouble is None:
+            found.append("ZooKeeper has no cluster of envmgr here yet; envmgr cluster create makes one")
+        found += [*self._share_problems, *self._reconciler.problems()]
+        return "; ".join(word for word in found if word) or None
+
+    def _say(self) -> None:
+        """Tell the log of a problem once, and of its end."""
+        problem = self._problem()
+        if problem == self._said:
+            return
+        self._said = problem
+        if problem is None:
+            _log.info("this host does what its cluster wants again")
+        else:
+            _log.warning("the cluster: %s", problem)

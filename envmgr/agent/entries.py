@@ -1,0 +1,128 @@
+"""One environment as the agent keeps it from pass to pass, and what of that is shown.
+
+The status changes only when something happened: a time that was told once stays, since what changes all the time is
+written to ZooKeeper all the time.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from envmgr.errors import EnvmgrError, NoSpace
+from envmgr.wire.cluster import EnvironmentStatus, EnvState
+
+if TYPE_CHECKING:
+    from envmgr.agent.jobs import Job, Kind
+    from envmgr.names import EnvName
+    from envmgr.ports import Clock
+
+FIRST_BACK_OFF_S = 10.0
+LONGEST_BACK_OFF_S = 300.0
+_LONGEST_MESSAGE = 1000
+
+
+@dataclass(slots=True)
+class Failed:
+    """How the last try ended; it counts for this request for tries and this generation of lockfiles.
+
+    `retry_at` is by the monotonic clock, `shown_retry_at` the same moment in UTC seconds; ``None``: not without being
+    asked.
+    """
+
+    error: EnvmgrError
+    is_of: Kind
+    attempts: int
+    retries: int
+    lock_generation: int
+    retry_at: float | None
+    shown_retry_at: float | None
+
+    def may_try(self, clock: Clock, *, retries: int, lock_generation: int = 0) -> bool:
+        """Tell whether it is time, or an administrator asked, for another try."""
+        if retries > self.retries or lock_generation > self.lock_generation:
+            return True
+        return self.retry_at is not None and clock.monotonic() >= self.retry_at
+
+
+@dataclass(slots=True)
+class Entry:
+    """What is going on with one environment.
+
+    `theirs` is the digest of the cluster's lockfile, asked for `compared`: the build, and all that can have changed it.
+    `aligned_for` is the same when it was brought in line, or that was tried.
+    """
+
+    status: EnvironmentStatus
+    job: Job | None = None
+    failed: Failed | None = None
+    compared: tuple[object, ...] | None = None
+    theirs: str | None = None
+    aligned_for: tuple[object, ...] | None = None
+
+    def begin(self, job: Job, clock: Clock) -> None:
+        """Note that something was begun."""
+        attempts = self.failed.attempts if self.failed else 0
+        self.status = replace(
+            self.status, started_at=clock.time(), finished_at=None, attempts=attempts + 1, retry_at=None
+        )
+        self.job = job
+
+    def fail(self, job: Job, error: EnvmgrError, clock: Clock) -> None:
+        """Note how a try failed, and when there may be another one."""
+        attempts = self.status.attempts
+        is_passing = error.is_transient or isinstance(error, NoSpace)
+        pause_s = back_off_s(attempts) if is_passing else None
+        self.failed = Failed(
+            error,
+            job.kind,
+            attempts,
+            job.retries,
+            job.lock_generation,
+            None if pause_s is None else clock.monotonic() + pause_s,
+            None if pause_s is None else clock.time() + pause_s,
+        )
+
+    def show_ready(self, generation: int, lock_digest: str | None, lock_generation: int, clock: Clock) -> None:
+        """Show that it is there, and whether it is the cluster's lockfile that it was made from."""
+        is_drift = self.theirs is not None and lock_digest is not None and self.theirs != lock_digest
+        if self.status.finished_at is None:
+            self.status = replace(self.status, finished_at=clock.time())
+        self.status = replace(
+            self.status, state="ready", generation=generation, lock_digest=lock_digest, is_drift=is_drift,
+            lock_generation=0 if is_drift else lock_generation, error=None, retry_at=None,
+        )  # fmt: skip
+
+    def show(self, generation: int, state: EnvState, lock_digest: str | None) -> None:
+        """Show what is done about it, or that it failed."""
+        self.status = replace(self.status, state=state, generation=generation, lock_digest=lock_digest)
+        if state == "failed" and self.failed is not None:
+            failed = self.failed
+            self.status = replace(
+                self.status, error=_shown(failed.error), attempts=failed.attempts, retry_at=failed.shown_retry_at
+            )
+        else:
+            self.status = replace(self.status, error=None, retry_at=None)
+
+
+def pending(name: EnvName, job: Job | None = None) -> Entry:
+    """Return the entry of an environment that was just heard of."""
+    return Entry(EnvironmentStatus(name=name, state="pending"), job)
+
+
+def back_off_s(attempts: int) -> float:
+    """Return how long a passing failure is left alone after so many in a row; with jitter, never under 10 s."""
+    longest = float(min(FIRST_BACK_OFF_S * 2 ** min(attempts - 1, 10), LONGEST_BACK_OFF_S))
+    return max(FIRST_BACK_OFF_S, longest * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
+
+
+def _shown(error: EnvmgrError) -> Mapping[str, object]:
+    """Return an error as the status has it: without what makes it long."""
+    document = error.to_json()
+    message = str(document["message"])
+    if len(message) > _LONGEST_MESSAGE:
+        document["message"] = message[:_LONGEST_MESSAGE] + "…"
+    document["fields"] = {}
+    return document

@@ -1,0 +1,65 @@
+"""What the agent asks of the host that it acts for: the seam to the daemon, whose fake is in ``tests/``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from envmgr.events import Reporter
+    from envmgr.model import Spec
+    from envmgr.names import Alias, BuildId, EnvName
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """What is published under a name. `lock_digest` is ``None`` where the cluster's lockfile has no say in it.
+
+    That is an environment whose spec is a lockfile, or one whose record cannot be read.
+    """
+
+    build_id: BuildId
+    lock_digest: str | None
+    machine_class: str = ""
+
+
+class Hands(Protocol):
+    """Everything raises `EnvmgrError`, and `OSError` of the store's disk; the first group is quick."""
+
+    def published(self) -> Mapping[EnvName, Installed]:
+        """Return what is ready on this host; costs a listing of a directory."""
+
+    def has_build(self, build_id: BuildId) -> bool:
+        """Tell whether anything of a build is still on disk."""
+
+    def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
+        """Return the digest of the cluster's lockfile in force, ``None`` if there is none; asks ZooKeeper."""
+
+    def set_alias(self, alias: Alias, name: EnvName) -> None:
+        """Let an alias stand for a published environment, whatever it stood for before."""
+
+    def remove_alias(self, alias: Alias, name: EnvName) -> None:
+        """Drop an alias if it stands for this environment."""
+
+    def share(self, settings: Mapping[str, object]) -> tuple[str, ...]:
+        """Lay the cluster's settings over the host's; return what is wrong with those that cannot be."""
+
+    # ----------------------------------------------------------------------------------- what takes long, in a thread
+
+    def make(self, spec: Spec, *, is_retry: bool, report: Reporter, is_cancelled: Callable[[], bool]) -> None:
+        """Have an environment ready, sharing the build with whoever else on this host wants it."""
+
+    def align(self, name: EnvName, *, report: Reporter, is_cancelled: Callable[[], bool]) -> None:
+        """Bring a published environment to the cluster's lockfile; a lockfile that only this host has is published."""
+
+    def remove(self, name: EnvName) -> BuildId | None:
+        """Take an environment away; return the build whose files stay until its last user is gone."""
+
+
+class Turns(Protocol):
+    """The right to be one of so many hosts that work on an environment at a time."""
+
+    def turn(self, name: EnvName, places: int, *, is_cancelled: Callable[[], bool]) -> AbstractContextManager[object]:
+        """Wait for a turn and hold it for the length of the block; `CoordinatorUnavailable`, `Cancelled`."""

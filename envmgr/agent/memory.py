@@ -1,0 +1,81 @@
+"""What a host remembers of its cluster while it is down, or while ZooKeeper is: ``<root>/host-<machine>/cluster.json``.
+
+By it a host knows its cluster again (and a tree that was emptied, restored from an old copy, or is another cluster's);
+which environments are the cluster's to take away, which are its own; and the settings under which everything here is
+made, also before ZooKeeper answers, and by commands while no daemon runs.
+
+Written durably before what it speaks of is begun, read by the daemon's thread of the agent alone, and by commands.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from envmgr import codec, fsio
+from envmgr.agent import identity
+from envmgr.fsio import Step
+
+if TYPE_CHECKING:
+    from envmgr.agent.identity import Machine
+    from envmgr.store.layout import Layout
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held:
+    """A declared environment that this host has begun to act on; `lock_generation` is the one it was brought to."""
+
+    generation: int
+    lock_generation: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """See the module; `uuid` is ``None`` before the host has ever met its cluster.
+
+    The first four are an `envmgr.cluster.intent.Seen` (which commands do not import: it brings kazoo along). `heal` is
+    the last that was answered, `aliases` are those that the cluster set here.
+    """
+
+    uuid: str | None = None
+    revision: int = 0
+    token: str = ""
+    is_restored: bool = False
+    heal: int = 0
+    settings: Mapping[str, object] = field(default_factory=dict)
+    classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    environments: Mapping[str, Held] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def path_text(layout: Layout, machine: Machine) -> str:
+    """Return where it stands, for people."""
+    return str(identity.directory(layout, machine) / "cluster.json")
+
+
+def read(layout: Layout, machine: Machine) -> Memory:
+    """Return what is remembered; nothing where there is nothing, or nothing readable, which is told to the log."""
+    path = identity.directory(layout, machine) / "cluster.json"
+    try:
+        return codec.load(Memory, json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return Memory()
+    except (OSError, ValueError) as error:
+        # Without it the host removes nothing that it did not see declared from now on.
+        _log.warning("%s cannot be read, and what the cluster said earlier is forgotten: %s", path, error)
+        return Memory()
+
+
+def write(layout: Layout, machine: Machine, memory: Memory) -> None:
+    """Remember, durably."""
+    place = identity.directory(layout, machine)
+    if not place.is_dir():
+        fsio.make_directory(Step.STORE, place, parents=True)
+    text = json.dumps(dataclasses.asdict(memory), ensure_ascii=False, indent=1) + "\n"
+    fsio.write_file(Step.STORE, place / "cluster.json", text.encode())

@@ -1,0 +1,435 @@
+"""What is to be done so that this host is as its cluster wants it: compared anew with each pass, from what is there.
+
+For each declared environment, `Reconciler.reconcile` looks at three things: the intent, what is published here, and
+what is being done about it or failed. It starts what is missing and says how each stands (`statuses`).
+
+=========================================  ============================================================================
+wanted here, nothing published             make it; in its turn, where the intent bounds how many hosts do
+published, its lockfile is the cluster's   ready
+… the cluster has none of it               publish this host's, and go on
+… the cluster was told to relock           bring it to the new generation
+… another lockfile than the cluster's      ready, shown as drift; ``cluster heal`` brings it in line
+``absent``, and it was the cluster's here  take it away; the files go with their last user
+``absent``, and it never was               nothing: it is the host's own
+no intent, or not for this host (any more) nothing: it is the host's own from now on
+=========================================  ============================================================================
+
+An environment becomes the cluster's on this host when the host first acts on its intent; that is remembered durably
+before anything is begun, and forgotten when it is gone. So what was here before is adopted, and goes with ``absent``;
+what the host has made for itself while an ``absent`` is still in the tree stays.
+
+**Failures** stay and are shown. A transient one is tried again after 10 s, then twice as long, up to 300 s; so is a
+full disk, which the daemon's own collection may have helped. A permanent one waits until an administrator asks for a
+new try, has it solved anew, or the daemon starts again.
+
+Only the agent's thread calls this. Nothing here blocks but what `envmgr.agent.hands` calls quick.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from envmgr.agent.entries import Entry, pending
+from envmgr.agent.jobs import Job
+from envmgr.agent.memory import Held, Memory
+from envmgr.cluster.declaring import checked_spec
+from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
+from envmgr.names import Alias, EnvName
+from envmgr.wire.cluster import EnvironmentStatus
+
+if TYPE_CHECKING:
+    from envmgr.agent.hands import Hands, Installed, Turns
+    from envmgr.agent.jobs import Jobs, Kind
+    from envmgr.cluster.intent import Wanted
+    from envmgr.ports import Clock
+    from envmgr.wire.cluster import Intent
+
+MOST_WAITING = 4
+"""So many environments of a host wait for their turn in a rollout at a time, besides those that are built."""
+MOST_REMOVALS = 4
+_log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """See the module. `keep` writes the memory down, durably."""
+
+    def __init__(
+        self,
+        hands: Hands,
+        turns: Turns,
+        jobs: Jobs,
+        clock: Clock,
+        *,
+        memory: Memory,
+        keep: Callable[[Memory], None],
+        max_builds: Callable[[], int],
+    ) -> None:
+        self._hands = hands
+        self._turns = turns
+        self._jobs = jobs
+        self._clock = clock
+        self._keep = keep
+        self._max_builds = max_builds
+        self.memory = memory
+        self._entries: dict[EnvName, Entry] = {}
+        self._own: dict[EnvName, Entry] = {}
+        self._wanted: Wanted | None = None
+        self._epoch = 0
+        self._heal = memory.heal
+        self._is_leaving = False
+        self._alias_problems: tuple[str, ...] = ()
+
+    # --------------------------------------------------------------------------------------------- what others may ask
+
+    def statuses(self) -> tuple[EnvironmentStatus, ...]:
+        """Return how each declared environment stands, sorted by name."""
+        return tuple(entry.status for _, entry in sorted(self._entries.items()))
+
+    def drift(self) -> tuple[str, ...]:
+        """Return this host's own environments that were built from another lockfile than the cluster's."""
+        return tuple(sorted(name for name, entry in self._own.items() if entry.status.is_drift))
+
+    def jobs(self) -> tuple[Job, ...]:
+        """Return what is being done."""
+        return tuple(entry.job for entry in self._all() if entry.job is not None)
+
+    def problems(self) -> tuple[str, ...]:
+        """Return what is wrong with the host as a whole."""
+        return self._alias_problems
+
+    def leave(self) -> None:
+        """Begin nothing from now on."""
+        self._is_leaving = True
+
+    def next_at(self) -> float | None:
+        """Return when something is to be tried again, by the monotonic clock."""
+        moments = [
+            entry.failed.retry_at
+            for entry in self._all()
+            if entry.job is None and entry.failed is not None and entry.failed.retry_at is not None
+        ]
+        return min(moments, default=None)
+
+    def _all(self) -> tuple[Entry, ...]:
+        return (*self._entries.values(), *self._own.values())
+
+    # ------------------------------------------------------------------------------------------------------- one pass
+
+    def reconcile(self, wanted: Wanted, *, epoch: int) -> None:
+        """Compare, and start what is to be done.
+
+        `epoch` counts ZooKeeper sessions: with a new one, lockfiles are compared again, since others may have been
+        published meanwhile.
+        """
+        if wanted.cluster is None:
+            return
+        self._wanted, self._epoch, self._heal = wanted, epoch, wanted.cluster.heal
+        self._end_removals()
+        for entry in self._all():
+            self._note_end(entry)
+        published = self._hands.published()
+        present = wanted.present()
+        self._remember(wanted, present, published)
+        for name, intent in sorted(present.items(), key=lambda item: item[1].generation):
+            self._present(intent, published.get(name))
+        for name in [name for name in self._entries if name not in present]:
+            self._not_present(name, wanted)
+        for name, intent in wanted.absent().items():
+            self._absent(intent, is_ours=name in self.memory.environments, may_remove=wanted.may_remove)
+        self._look_at_own({name: found for name, found in published.items() if name not in self._entries})
+        self._set_aliases(wanted, published)
+        if self._heal > self.memory.heal and not self._has_to_heal():
+            self._change_memory(heal=self._heal)
+
+    def _remember(
+        self, wanted: Wanted, present: Mapping[EnvName, Intent], published: Mapping[EnvName, Installed]
+    ) -> None:
+        """Note durably what is the cluster's on this host, before anything of it is begun."""
+        held: dict[str, Held] = {}
+        for name, before in self.memory.environments.items():
+            # A restored tree does not know all that was declared; one that is whole, and says nothing, lets go.
+            intent = wanted.intents.get(EnvName(name))
+            if intent is None:
+                if not wanted.may_remove:
+                    held[name] = before
+            elif intent.state == "absent":
+                held[name] = before
+        for name, intent in present.items():
+            known = self.memory.environments.get(name)
+            if known is not None:
+                held[name] = replace(known, generation=intent.generation)
+            else:
+                # One that is here already came from whatever lockfile; more than the first generation is to be shown.
+                is_new = name not in published or intent.lock_generation == 1
+                held[name] = Held(generation=intent.generation, lock_generation=intent.lock_generation if is_new else 0)
+        seen = wanted.seen
+        if seen is None or wanted.cluster is None:
+            return
+        self._change_memory(
+            uuid=seen.uuid,
+            revision=seen.revision,
+            token=seen.token,
+            is_restored=seen.is_restored,
+            environments=held,
+            settings=dict(wanted.cluster.settings),
+            classes={name: dict(found) for name, found in wanted.cluster.classes.items()},
+        )
+
+    def _change_memory(self, **changes: object) -> None:
+        changed = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of it, by their names
+        if changed != self.memory:
+            self._keep(changed)
+            self.memory = changed
+
+    # -------------------------------------------------------------------------------------------------- one environment
+
+    def _present(self, intent: Intent, installed: Installed | None) -> None:
+        name = EnvName(intent.name)
+        entry = self._entries.get(name)
+        if entry is None:
+            own = self._own.pop(name, None)
+            entry = self._entries[name] = pending(name, None if own is None else own.job)
+        if entry.job is not None and entry.job.kind == "remove":
+            entry.job.is_unwanted = True  # it may be too late for that; then the next pass makes it again
+        digest = None if installed is None else installed.lock_digest
+        if entry.job is not None:
+            entry.show(intent.generation, "waiting" if entry.job.is_waiting else "building", digest)
+            return
+        kind: Kind | None = "make" if installed is None else self._need(entry, intent, installed)
+        if kind is None:
+            entry.failed = None
+            held = self.memory.environments.get(name)
+            entry.show_ready(intent.generation, digest, held.lock_generation if held else 0, self._clock)
+        elif not self._may_try(entry, intent):
+            entry.show(intent.generation, "failed", digest)
+        elif self._may_begin(kind, is_bounded=intent.max_parallel > 0):
+            self._begin(entry, intent, kind)
+            entry.show(intent.generation, "waiting" if intent.max_parallel > 0 else "building", digest)
+        else:
+            entry.show(intent.generation, "pending", digest)
+
+    def _need(self, entry: Entry, intent: Intent, installed: Installed) -> Kind | None:
+        """Return what an environment that is there needs to be in line."""
+        if installed.lock_digest is None:
+            return None
+        key = (installed.build_id, intent.lock_generation, self._epoch, self._heal)
+        if not self._compare(entry, installed, key):
+            return None
+        if entry.aligned_for == key:
+            return None
+        held = self.memory.environments.get(intent.name)
+        if entry.theirs is None or (held is not None and held.lock_generation < intent.lock_generation):
+            return "align"
+        if entry.theirs != installed.lock_digest and self._heal > self.memory.heal:
+            return "align"
+        return None
+
+    def _compare(self, entry: Entry, installed: Installed, key: tuple[object, ...]) -> bool:
+        """Know the digest of the cluster's lockfile; asked once for each build, and after what can have changed it."""
+        if entry.compared != key:
+            try:
+                entry.theirs = self._hands.cluster_digest(EnvName(entry.status.name), installed.machine_class)
+            except CoordinatorUnavailable:
+                return False
+            entry.compared = key
+        return True
+
+    def _may_try(self, entry: Entry, intent: Intent) -> bool:
+        return entry.failed is None or entry.failed.may_try(
+            self._clock, retries=self._retries(intent), lock_generation=intent.lock_generation
+        )
+
+    def _may_begin(self, kind: Kind, *, is_bounded: bool = False) -> bool:
+        running = self.jobs()
+        if self._is_leaving:
+            return False
+        if kind == "remove":
+            return sum(job.kind == "remove" for job in running) < MOST_REMOVALS
+        if self._wanted is None or self._wanted.is_cordoned:
+            return False
+        building = [job for job in running if job.kind != "remove"]
+        waiting = sum(job.is_waiting for job in building)
+        if is_bounded and waiting >= MOST_WAITING:
+            return False
+        return len(building) - waiting < self._max_builds()
+
+    def _retries(self, intent: Intent) -> int:
+        host = self._wanted.host if self._wanted is not None else ""
+        return intent.retries.get(host, 0) + intent.retries.get("*", 0)
+
+    def _begin(self, entry: Entry, intent: Intent, kind: Kind) -> None:
+        name, retries = EnvName(intent.name), self._retries(intent)
+        is_retry = entry.failed is not None and retries > entry.failed.retries
+        job = Job(name, kind, intent.generation, intent.lock_generation, retries, is_waiting=intent.max_parallel > 0)
+
+        def work() -> None:
+            with self._turn(intent, job):
+                job.is_waiting = False
+                if kind == "make":
+                    self._hands.make(
+                        checked_spec(intent.spec), is_retry=is_retry, report=job.hear, is_cancelled=job.is_cancelled
+                    )
+                else:
+                    self._hands.align(name, report=job.hear, is_cancelled=job.is_cancelled)
+
+        self._start(entry, job, work)
+
+    def _turn(self, intent: Intent, job: Job) -> contextlib.AbstractContextManager[object]:
+        if intent.max_parallel <= 0:
+            return contextlib.nullcontext()
+        return self._turns.turn(EnvName(intent.name), intent.max_parallel, is_cancelled=job.is_cancelled)
+
+    def _start(self, entry: Entry, job: Job, work: Callable[[], None]) -> None:
+        entry.begin(job, self._clock)
+        self._jobs.start(job, work)
+
+    def _note_end(self, entry: Entry) -> None:
+        """Take in how a job ended."""
+        job = entry.job
+        if job is None or not job.is_done:
+            return
+        entry.job = None
+        entry.status = replace(entry.status, finished_at=self._clock.time())
+        if job.error is None:
+            entry.failed = None
+            self._brought_to(job)
+            if job.kind == "align":
+                entry.aligned_for = entry.compared
+        elif isinstance(job.error, Cancelled):
+            pass  # by ourselves, or by an administrator of the host: looked at anew
+        elif EnvName(entry.status.name) in self._entries:
+            entry.fail(job, job.error, self._clock)
+        else:
+            _log.warning("the lockfile of %s is not in line with the cluster's: %s", job.name, job.error.message)
+
+    def _brought_to(self, job: Job) -> None:
+        held = self.memory.environments.get(job.name)
+        if held is not None and held.lock_generation < job.lock_generation:
+            changed = replace(held, lock_generation=job.lock_generation)
+            self._change_memory(environments={**self.memory.environments, job.name: changed})
+
+    # ------------------------------------------------------------------------------------------------ what is to go
+
+    def _not_present(self, name: EnvName, wanted: Wanted) -> None:
+        """Let go of what is not wanted here any more; what is to be taken away, `_absent` does."""
+        entry = self._entries[name]
+        intent = wanted.intents.get(name)
+        if entry.job is not None and entry.job.kind != "remove":
+            entry.job.is_unwanted = True
+        is_going = entry.job is not None and entry.job.kind == "remove"
+        if wanted.may_remove if intent is None else (intent.state == "present" and not is_going):
+            del self._entries[name]
+
+    def _absent(self, intent: Intent, *, is_ours: bool, may_remove: bool) -> None:
+        name = EnvName(intent.name)
+        entry = self._entries.get(name)
+        if not is_ours:
+            if entry is not None and entry.job is None:
+                entry.status = replace(entry.status, state="absent", generation=intent.generation)
+            return
+        if entry is None:
+            entry = self._entries[name] = pending(name)
+        digest = entry.status.lock_digest
+        if entry.job is not None:
+            entry.show(intent.generation, "removing", digest)
+        elif not may_remove:
+            entry.show(entry.status.generation, "pending", digest)
+        elif not self._may_try_removal(entry, intent):
+            entry.show(intent.generation, "failed", digest)
+        else:
+            if self._may_begin("remove"):
+                self._remove(entry, intent)
+            entry.show(intent.generation, "removing", digest)
+
+    def _may_try_removal(self, entry: Entry, intent: Intent) -> bool:
+        """Tell whether it may be taken away; that it could not be made says nothing of that."""
+        failed = entry.failed
+        if failed is None or failed.is_of != "remove":
+            return True
+        return failed.may_try(self._clock, retries=self._retries(intent))
+
+    def _remove(self, entry: Entry, intent: Intent) -> None:
+        name = EnvName(intent.name)
+        job = Job(name, "remove", intent.generation, intent.lock_generation, self._retries(intent))
+
+        def work() -> None:
+            with contextlib.suppress(EnvironmentNotFound):
+                self._hands.remove(name)
+
+        self._start(entry, job, work)
+
+    def _end_removals(self) -> None:
+        """Forget what was taken away, before anything takes it for still there."""
+        for name, entry in self._entries.items():
+            job = entry.job
+            if job is not None and job.kind == "remove" and job.is_done and job.error is None:
+                left = {key: held for key, held in self.memory.environments.items() if key != name}
+                self._change_memory(environments=left)
+                entry.status = EnvironmentStatus(
+                    name=name, state="absent", generation=job.generation, started_at=entry.status.started_at,
+                    finished_at=self._clock.time(),
+                )  # fmt: skip
+                entry.job = entry.failed = entry.compared = None
+
+    # ------------------------------------------------------------------------------------------------ the host's own
+
+    def _look_at_own(self, published: Mapping[EnvName, Installed]) -> None:
+        """Compare what this host made for itself with the cluster's lockfiles; heal it where that was asked for.
+
+        A lockfile that only this host knows is published, so that the next host to make the same gets the same.
+        """
+        for name in [name for name, entry in self._own.items() if name not in published and entry.job is None]:
+            del self._own[name]
+        for name, installed in published.items():
+            if installed.lock_digest is None:
+                continue
+            entry = self._own.setdefault(name, pending(name))
+            if entry.job is not None:
+                continue
+            key = (installed.build_id, 0, self._epoch, self._heal)
+            if not self._compare(entry, installed, key):
+                return
+            is_drift = entry.theirs is not None and entry.theirs != installed.lock_digest
+            entry.status = replace(entry.status, is_drift=is_drift)
+            is_wanted = entry.theirs is None or (is_drift and self._heal > self.memory.heal)
+            if is_wanted and entry.aligned_for != key and self._may_begin("align"):
+                entry.aligned_for = key  # one try: how it ends, it is nobody's order
+                self._align_own(entry, name)
+
+    def _align_own(self, entry: Entry, name: EnvName) -> None:
+        job = Job(name, "align")
+        self._start(entry, job, lambda: self._hands.align(name, report=job.hear, is_cancelled=job.is_cancelled))
+
+    def _has_to_heal(self) -> bool:
+        """Tell whether anything that drifted waits to be brought in line, or is on its way."""
+        for entry in self._all():
+            if entry.job is not None and entry.job.kind == "align":
+                return True
+            is_tried = entry.failed is not None or entry.aligned_for == entry.compared
+            if entry.status.is_drift and not is_tried:
+                return True
+        return False
+
+    # ---------------------------------------------------------------------------------------------------- aliases
+
+    def _set_aliases(self, wanted: Wanted, published: Collection[EnvName]) -> None:
+        """Let the cluster's aliases stand for what is published here; they win over the host's own."""
+        ours = dict(self.memory.aliases)
+        problems = []
+        for alias, name in wanted.aliases.items():
+            if name in published and name in self._entries and ours.get(alias) != name:
+                try:
+                    self._hands.set_alias(alias, name)
+                    ours[alias] = name
+                except (EnvmgrError, OSError) as error:
+                    problems.append(f"alias {alias}: {error}")
+        for gone in ours.keys() - wanted.aliases.keys():
+            with contextlib.suppress(EnvmgrError, OSError):
+                self._hands.remove_alias(Alias(gone), EnvName(ours[gone]))
+                del ours[gone]
+        self._alias_problems = tuple(problems)
+        self._change_memory(aliases=ours)
