@@ -1,5 +1,10 @@
 """Opening a store: making it where there is none, and refusing what must not be touched.
 
+A store on a file system of the network, or of FUSE, may be written by other hosts, too. Only a cluster can tell, so
+that only a host in one asks (`is_on_shared_filesystem`): there its claims are required, and nothing that may be in use
+is deleted before hosts have seen each other's locks. A host in no cluster goes on as on any other file system: a
+personal store in a home directory on the network is one user's, and what he does on two hosts at once nobody sees.
+
 Refused with a reason and a hint: a store of another owner, one that a newer envmgr wrote, one on a file system where
 locks do not exclude or symbolic links cannot be made, a root that is a file or may not be written.
 """
@@ -21,6 +26,14 @@ from envmgr.fsio import Step
 from envmgr.store.layout import FORMAT, Layout
 
 Mode = Literal["personal", "service"]
+
+_MOUNTS = Path("/proc/self/mountinfo")
+_SHARED_TYPES = frozenset({
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "fhgfs", "gfs2", "gpfs", "lustre", "nfs", "nfs4", "ocfs2",
+    "orangefs", "panfs", "pvfs2", "smb3", "smbfs", "virtiofs", "wekafs",
+})  # fmt: skip
+_FUSE = "fuse"
+_LOCAL_FUSE = frozenset({"fuseblk", "fusectl", "fuse.lxcfs", "fuse.fuse-overlayfs", "fuse.ntfs", "fuse.ntfs-3g"})
 
 
 def open_for_reading(root: Path) -> Layout | None:
@@ -139,6 +152,26 @@ def _check_owner(layout: Layout) -> None:
         )
     if not os.access(layout.envs, os.W_OK):
         raise PermissionRefused(f"the store {layout.root} is read-only")
+
+
+def is_on_shared_filesystem(layout: Layout) -> bool:
+    """Tell whether other hosts may mount the file system of a store, by its type; never for one that is not known."""
+    status = layout.locks.stat()
+    device = f"{os.major(status.st_dev)}:{os.minor(status.st_dev)}"
+    try:
+        lines = _MOUNTS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:  # no Linux
+        return False
+    return any(_is_shared_type(_type(line)) for line in lines if line.split()[2] == device)
+
+
+def _type(line: str) -> str:
+    """Return the type that a line of mountinfo names; see proc(5)."""
+    return line.partition(" - ")[2].split()[0]
+
+
+def _is_shared_type(word: str) -> bool:
+    return word in _SHARED_TYPES or (word.startswith(_FUSE) and word not in _LOCAL_FUSE)
 
 
 def check_filesystem(layout: Layout) -> None:

@@ -1,0 +1,320 @@
+"""The `envmgr.ports.Coordinator` of a host whose cluster is kept in ZooKeeper.
+
+**Solving.** One host at a time holds the claim on the solve of (name, machine class). It is never taken from anybody: a
+claim that can be stolen guards nothing. It ends with its holder's session, so a host that dies or stands still is
+replaced when its session is over; and a holder whose solver makes no progress for ``solve_stall_s`` gives it back by a
+clock and a thread of its own, whatever the solver hangs in. Its solve is void from then on (`Solving.check`).
+
+**What it costs when ZooKeeper does not answer.** `building` and `lockfile` wait `SHORT_S`, and the work goes on without
+it; `solving`, and `building` on a shared store, wait for the setting ``coordinator_wait_s``. A host that ZooKeeper does
+not let in is one that cannot reach it.
+
+**What is told by the agent** (`declared`, `living`, `classes`) is answered from memory and never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from envmgr import errors
+from envmgr.coordination.zookeeper import tree
+from envmgr.coordination.zookeeper.claims import Claims
+from envmgr.coordination.zookeeper.flock_probe import FlockProbe
+from envmgr.coordination.zookeeper.lockfiles import Lockfiles
+from envmgr.coordination.zookeeper.nodes import NoNode
+from envmgr.errors import ClaimLost, CoordinatorUnavailable, EnvmgrError, PermissionRefused, UnsuitableFilesystem
+from envmgr.events import Event, Reporter
+from envmgr.ports import Siblings
+from envmgr.store import opening
+
+if TYPE_CHECKING:
+    from envmgr.coordination.zookeeper.claims import Claim
+    from envmgr.coordination.zookeeper.session import Session
+    from envmgr.model import PublishedLockfile
+    from envmgr.names import EnvName
+    from envmgr.ports import Deadline
+    from envmgr.settings import Settings
+    from envmgr.store.layout import Layout
+
+SHORT_S = 2.0
+_AGAIN_S = 1.0
+
+
+def of_store(
+    session: Session, layout: Layout, *, host: str, settings_of: Callable[[], Settings]
+) -> ZookeeperCoordinator:
+    """Return the coordinator of a store, which is a shared one if it lies where other hosts may write it."""
+    store_id = opening.store_id(layout)
+    is_shared = opening.is_on_shared_filesystem(layout)
+    probe = FlockProbe(session, host=host, store_id=store_id, locks=layout.locks) if is_shared else None
+    return ZookeeperCoordinator(
+        session, host=host, store_id=store_id, is_shared=is_shared, settings_of=settings_of, probe=probe
+    )
+
+
+class ZookeeperCoordinator:
+    """See the module; any thread. `probe` is wanted where the store is shared, else nothing there may be deleted."""
+
+    is_clustered = True
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        host: str,
+        store_id: str,
+        is_shared: bool,
+        settings_of: Callable[[], Settings],
+        probe: FlockProbe | None = None,
+    ) -> None:
+        self.session = session
+        self.claims = Claims(session, host)
+        self.lockfiles = Lockfiles(session, host)
+        self.is_shared = is_shared
+        self._store_id = store_id
+        self._settings_of = settings_of
+        self._probe = probe
+        self._generations: Mapping[EnvName, int] = {}
+        self._siblings = Siblings()
+        self._archives: Mapping[str, str] = {}
+        self._classes: Mapping[str, Mapping[str, str]] = {}
+        self._solvers: dict[EnvName, str] = {}
+
+    # ---------------------------------------------------------------------------------------------- told by the agent
+
+    def declared(self, generations: Mapping[EnvName, int]) -> None:
+        """Take what the cluster wants on this host: name → the least generation of its lockfile (`Intent`)."""
+        self._generations = dict(generations)
+
+    def living(self, siblings: Siblings, archives: Mapping[str, str] | None = None) -> None:
+        """Take the URLs of the hosts that give archives; `archives`: host → URL, this host's among them."""
+        self._siblings = siblings
+        self._archives = dict(archives or {})
+
+    def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
+        """Take the declared machine classes (`envmgr.wire.cluster.Cluster.classes`)."""
+        self._classes = {name: dict(packages) for name, packages in classes.items()}
+
+    def virtual_packages(self, machine_class: str) -> Mapping[str, str] | None:
+        return self._classes.get(machine_class)
+
+    def is_declared(self, name: EnvName) -> bool:
+        return name in self._generations
+
+    def least_generation(self, name: EnvName) -> int:
+        return self._generations.get(name, 1)
+
+    def siblings(self, name: EnvName) -> Siblings:
+        found = self._siblings
+        solver = self._archives.get(self._solvers.get(name, ""))
+        return Siblings(found.own, found.others, solver)
+
+    # --------------------------------------------------------------------------------------------------------- claims
+
+    @contextlib.contextmanager
+    def building(self, name: EnvName, *, deadline: Deadline, report: Reporter) -> Iterator[Claim | None]:
+        path = tree.build_claim(self._store_id, name)
+        what = f"build of {name}"
+        with contextlib.ExitStack() as held:
+            if self.is_shared:
+                wait_s = self._settings_of().coordinator_wait_s
+                with _reached(), _told_to_wait(report, f"busy with {name}") as on_wait:
+                    claim: Claim | None = held.enter_context(
+                        self.claims.acquire(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=what)
+                    )
+            else:
+                claim = None
+                # Nobody else builds in this store, whose lock we hold: who has the claim is a ghost of our own.
+                with contextlib.suppress(CoordinatorUnavailable), _reached():
+                    claim = held.enter_context(self.claims.try_acquire(path, timeout_s=SHORT_S, what=what))
+            yield claim
+
+    def check_deletion(self) -> None:
+        if not self.is_shared:
+            return
+        if self._probe is None:
+            raise UnsuitableFilesystem(
+                "this process cannot tell whether locks hold between the hosts of this store",
+                hint="let the daemon do it",
+            )
+        with _reached():
+            self._probe.check()
+
+    # ------------------------------------------------------------------------------------------------------ lockfiles
+
+    def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
+        with _reached():
+            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
+            if manifest is None:
+                return None
+            self._solvers[name] = manifest.published_by
+            return self.lockfiles.read(manifest, timeout_s=SHORT_S)
+
+    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
+        with _reached():
+            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
+            return None if manifest is None else manifest.digest
+
+    @contextlib.contextmanager
+    def solving(
+        self,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        *,
+        deadline: Deadline,
+        report: Reporter,
+        is_retry: bool = False,
+    ) -> Iterator[Solve]:
+        settings = self._settings_of()
+        wait_s = settings.coordinator_wait_s
+        path = tree.solve_claim(name, machine_class)
+        with contextlib.ExitStack() as held:
+            with _reached():
+                with _told_to_wait(report, f"solving {name}") as on_wait:
+                    claim = held.enter_context(
+                        self.claims.acquire(
+                            path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=f"solve of {name}"
+                        )
+                    )
+                found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)
+                if found is not None and found.generation < generation:
+                    found = None
+                if found is None:
+                    self._check_failure(name, machine_class, generation, is_retry=is_retry)
+            solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s)
+            with _watched(solve, self.session, settings.solve_stall_s):
+                yield solve
+
+    def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
+        failure = self.lockfiles.failure(name, machine_class, generation)
+        if failure is None:
+            return
+        if is_retry:
+            self.lockfiles.clear_failure(name, machine_class)
+            return
+        error = errors.from_json(failure.error)
+        error.fields.update(is_repeated=True, host=failure.host, at=failure.at)
+        raise error
+
+    def hold(self) -> None:
+        """Let the other hosts of a shared store see that locks hold; for the daemon, once it has begun."""
+        if self._probe is not None:
+            self._probe.hold()
+
+    def close(self) -> None:
+        """Stop what runs in the background; the session is its owner's to close, afterwards."""
+        if self._probe is not None:
+            self._probe.close()
+        self.claims.close()
+
+
+class Solve:
+    """The claim on one solve, and what it is for; satisfies `envmgr.ports.Solving`."""
+
+    def __init__(
+        self,
+        lockfiles: Lockfiles,
+        claim: Claim,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        found: PublishedLockfile | None,
+        wait_s: float,
+    ) -> None:
+        self.claim = claim
+        self.found = found
+        self.progressed_at = time.monotonic()
+        self._lockfiles = lockfiles
+        self._name = name
+        self._machine_class = machine_class
+        self._generation = generation
+        self._wait_s = wait_s
+        self._stalled_for_s: float | None = None
+
+    def progress(self) -> None:
+        self.progressed_at = time.monotonic()
+
+    def stall(self, for_s: float) -> None:
+        """Give the claim up."""
+        self._stalled_for_s = for_s
+        self.claim.end()
+
+    def check(self) -> None:
+        if self._stalled_for_s is not None:
+            raise ClaimLost(
+                f"the solve of {self._name} made no progress for {self._stalled_for_s:g} s; another host may try now",
+                hint="setting solve_stall_s",
+            )
+
+    def publish(self, text: str) -> PublishedLockfile:
+        self.check()
+        with _reached():
+            self.claim.check()
+            return self._lockfiles.publish(
+                self._name, self._machine_class, self._generation, text, self.claim, wait_s=self._wait_s
+            )
+
+    def fail(self, error: EnvmgrError) -> None:
+        with _reached():
+            self.claim.check()
+            self._lockfiles.fail(self._name, self._machine_class, self._generation, error, self.claim)
+
+
+@contextlib.contextmanager
+def _watched(solve: Solve, session: Session, stall_s: float) -> Iterator[None]:
+    """Give the claim of a solve back, for the length of a block, when it makes no progress; 0: never."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(max(0.0, solve.progressed_at + stall_s - time.monotonic())):
+            if time.monotonic() >= solve.progressed_at + stall_s:
+                solve.stall(stall_s)
+                break
+        while not is_over.is_set():
+            with contextlib.suppress(CoordinatorUnavailable, NoNode):
+                session.delete(solve.claim.node)
+                return
+            is_over.wait(_AGAIN_S)
+
+    watcher = threading.Thread(target=watch, name="envmgr-solve-watch", daemon=True)
+    if stall_s > 0:
+        watcher.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        if stall_s > 0:
+            watcher.join()
+
+
+@contextlib.contextmanager
+def _reached() -> Iterator[None]:
+    """Let a ZooKeeper that does not let us in be one that cannot be reached: the host's work is to go on."""
+    try:
+        yield
+    except PermissionRefused as error:
+        if isinstance(error, UnsuitableFilesystem):
+            raise
+        raise CoordinatorUnavailable(error.message, hint=error.hint) from error
+
+
+@contextlib.contextmanager
+def _told_to_wait(report: Reporter, doing: str) -> Iterator[Callable[[str], None]]:
+    """Give what says once whom we wait for; say at the end of the block that it is over."""
+    is_told = False
+
+    def tell(whom: str) -> None:
+        nonlocal is_told
+        is_told = True
+        report(Event("begin", "wait", f"waiting for {whom}, {doing}"))
+
+    try:
+        yield tell
+    finally:
+        if is_told:
+            report(Event("end", "wait"))
