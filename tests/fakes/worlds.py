@@ -18,7 +18,7 @@ from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
 from envmgr.model import Record, Spec
 from envmgr.names import BuildId, EnvName, name_of_digest
-from envmgr.ports import Clock
+from envmgr.ports import Clock, Coordinator
 from envmgr.ready import Lease
 from envmgr.store import opening, records, sweep
 from envmgr.store.layout import Layout
@@ -90,6 +90,7 @@ class World:
     orders: Path
     clock: Clock
     is_child: bool = False
+    coordinator: Coordinator = dataclasses.field(default_factory=Alone)
 
     @property
     def root(self) -> Path:
@@ -101,7 +102,7 @@ class World:
     def manager(self, environ: dict[str, str] | None = None, mode: settings.Mode = "personal") -> Manager:
         values = {"ENVMGR_MIN_FREE_BYTES": "0", "ENVMGR_MIN_FREE_INODES": "0", **(environ or {})}
         found = settings.load(root=self.root, mode=mode, environ=values, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR)
-        return Manager(Context(self.layout, found, self.backend(), self.clock, "here", Alone()))
+        return Manager(Context(self.layout, found, self.backend(), self.clock, "here", self.coordinator))
 
     def builds_begun(self) -> list[str]:
         """Return the build ids that the backend was asked for, over all processes, in order."""
