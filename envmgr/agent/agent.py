@@ -142,7 +142,7 @@ class Agent:
         self._siblings_at = float("-inf")
         self._epoch = -1
         self._look_at = clock.monotonic()
-        self._hinted = False
+        self._coming: Collection[EnvName] = frozenset()
         self._said: str | None = None
         self._stop_hearing: Callable[[], None] = lambda: None
         self._coordinator.declared(
@@ -201,9 +201,9 @@ class Agent:
         """Return the environments that are the cluster's here."""
         return tuple(EnvName(name) for name in self._reconciler.memory.environments)
 
-    def building(self) -> Collection[EnvName]:
-        """Return the environments that are made now or are about to be, without those that wait for a turn."""
-        return tuple(job.name for job in self._reconciler.jobs() if job.kind != "remove" and not job.is_waiting)
+    def coming(self) -> Collection[EnvName]:
+        """Return the environments that are made now or soon, without waiting for another host's turn."""
+        return self._coming
 
     def _hint(self) -> None:
         """Hear that the revision changed, or the connection."""
@@ -261,6 +261,8 @@ class Agent:
             return []
         self._find_siblings(now)
         self._reconciler.reconcile(self._wanted, epoch=self._session.epoch)
+        coming = ("building",) if self._wanted.is_cordoned else ("building", "pending")
+        self._coming = frozenset(EnvName(it.name) for it in self._reconciler.statuses() if it.state in coming)
         due = [moment for moment in (self._reconciler.next_at(),) if moment is not None]
         if self._membership.has_joined and self._session.is_connected:
             later = self._tell()
@@ -285,6 +287,7 @@ class Agent:
         cluster = self._wanted.cluster
         if cluster is None:
             return
+        self._reconciler.meet(cluster)
         self._coordinator.classes(cluster.classes)
         self._coordinator.declared({name: intent.lock_generation for name, intent in self._wanted.present().items()})
         if cluster.settings != self._shared:

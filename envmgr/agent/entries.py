@@ -6,8 +6,7 @@ written to ZooKeeper all the time.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from envmgr.names import EnvName
     from envmgr.ports import Clock
 
-FIRST_BACK_OFF_S = 10.0
-LONGEST_BACK_OFF_S = 300.0
 _LONGEST_MESSAGE = 1000
 
 
@@ -70,7 +67,7 @@ class Entry:
         )
         self.job = job
 
-    def fail(self, job: Job, error: EnvmgrError, clock: Clock) -> None:
+    def fail(self, job: Job, error: EnvmgrError, clock: Clock, back_off_s: Callable[[int], float]) -> None:
         """Note how a try failed, and when there may be another one."""
         attempts = self.status.attempts
         is_passing = error.is_transient or isinstance(error, NoSpace)
@@ -110,12 +107,6 @@ class Entry:
 def pending(name: EnvName, job: Job | None = None) -> Entry:
     """Return the entry of an environment that was just heard of."""
     return Entry(EnvironmentStatus(name=name, state="pending"), job)
-
-
-def back_off_s(attempts: int) -> float:
-    """Return how long a passing failure is left alone after so many in a row; with jitter, never under 10 s."""
-    longest = float(min(FIRST_BACK_OFF_S * 2 ** min(attempts - 1, 10), LONGEST_BACK_OFF_S))
-    return max(FIRST_BACK_OFF_S, longest * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
 
 
 def _shown(error: EnvmgrError) -> Mapping[str, object]:

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -46,8 +47,10 @@ if TYPE_CHECKING:
     from envmgr.agent.jobs import Jobs, Kind
     from envmgr.cluster.intent import Wanted
     from envmgr.ports import Clock
-    from envmgr.wire.cluster import Intent
+    from envmgr.wire.cluster import Cluster, Intent
 
+FIRST_BACK_OFF_S = 10.0
+LONGEST_BACK_OFF_S = 300.0
 MOST_WAITING = 4
 """So many environments of a host wait for their turn in a rollout at a time, besides those that are built."""
 MOST_REMOVALS = 4
@@ -167,17 +170,19 @@ class Reconciler:
                 is_new = name not in published or intent.lock_generation == 1
                 held[name] = Held(generation=intent.generation, lock_generation=intent.lock_generation if is_new else 0)
         seen = wanted.seen
-        if seen is None or wanted.cluster is None:
-            return
-        self._change_memory(
-            uuid=seen.uuid,
-            revision=seen.revision,
-            token=seen.token,
-            is_restored=seen.is_restored,
-            environments=held,
-            settings=dict(wanted.cluster.settings),
-            classes={name: dict(found) for name, found in wanted.cluster.classes.items()},
-        )
+        if seen is not None:
+            self._change_memory(
+                uuid=seen.uuid,
+                revision=seen.revision,
+                token=seen.token,
+                is_restored=seen.is_restored,
+                environments=held,
+            )
+
+    def meet(self, cluster: Cluster) -> None:
+        """Note whose host this is, and what all of its hosts share."""
+        classes = {name: dict(found) for name, found in cluster.classes.items()}
+        self._change_memory(uuid=cluster.uuid, settings=dict(cluster.settings), classes=classes)
 
     def _change_memory(self, **changes: object) -> None:
         changed = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of it, by their names
@@ -302,7 +307,7 @@ class Reconciler:
         elif isinstance(job.error, Cancelled):
             pass  # by ourselves, or by an administrator of the host: looked at anew
         elif EnvName(entry.status.name) in self._entries:
-            entry.fail(job, job.error, self._clock)
+            entry.fail(job, job.error, self._clock, back_off_s)
         else:
             _log.warning("the lockfile of %s is not in line with the cluster's: %s", job.name, job.error.message)
 
@@ -433,3 +438,9 @@ class Reconciler:
                 del ours[gone]
         self._alias_problems = tuple(problems)
         self._change_memory(aliases=ours)
+
+
+def back_off_s(attempts: int) -> float:
+    """Return how long a passing failure is left alone after so many in a row; with jitter, never under the first."""
+    longest = float(min(FIRST_BACK_OFF_S * 2 ** min(attempts - 1, 10), LONGEST_BACK_OFF_S))
+    return max(FIRST_BACK_OFF_S, longest * random.uniform(0.8, 1.0))  # noqa: S311 - jitter, no secret
