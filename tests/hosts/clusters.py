@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -72,8 +72,29 @@ def until(condition: Callable[[], T], what: Callable[[], object] | str = "", lim
     return found
 
 
+class Stop:
+    """A point in the backend of one host where all work stands still while it is closed."""
+
+    def __init__(self, orders: Path) -> None:
+        self._fifo = orders / "hang"
+
+    def close(self) -> None:
+        os.mkfifo(self._fifo)
+
+    def open(self) -> None:
+        """Let go who stands still and who comes."""
+        if self._fifo.exists():
+            fd = os.open(self._fifo, os.O_RDWR)
+            os.write(fd, b"\n")
+            self._fifo.unlink()
+            os.close(fd)
+
+
 class Node:
-    """A host with a daemon; `orders` are its backend's."""
+    """A host with a daemon; `orders` are its backend's.
+
+    `solves` stops it in the middle of a solve, `builds` when a lockfile is in force and nothing is installed yet.
+    """
 
     def __init__(self, cluster: Cluster, host: Host, *, is_real: bool = False) -> None:
         self._cluster = cluster
@@ -85,8 +106,9 @@ class Node:
         self.inner_root = ROOT
         self.variables: dict[str, str] = {}
         self.orders = Orders(host.directory / "orders")
-        self.solves = Orders(self.orders.directory / "solve")
-        self.solves.directory.mkdir(parents=True)
+        (self.orders.directory / "solve").mkdir(parents=True)
+        self.solves = Stop(self.orders.directory / "solve")
+        self.builds = Stop(self.orders.directory)
         # Another solve would show: each host finds another version of everything.
         self.orders.say("version", f"1.{len(cluster.nodes)}")
         self.daemon: Process | None = None
@@ -168,7 +190,7 @@ class Node:
             return self._cluster.programs.run(self.host, ["envmgr", *words], self.environ(), Path(directory), given)
 
     @contextlib.contextmanager
-    def leasing(self, name: EnvName) -> Iterable[Process]:
+    def leasing(self, name: EnvName) -> Iterator[Process]:
         """Have a process of this host hold a lease for the length of a block."""
         told, tell = os.pipe()
         hear, said = os.pipe()
@@ -316,6 +338,18 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
 
     # ---------------------------------------------------------------------------------------------- sessions, the tree
 
+    @contextlib.contextmanager
+    def zookeeper(self) -> Iterator[KazooClient]:
+        """Have a plain client of ZooKeeper for the length of a block."""
+        with self.network.beside():
+            client = KazooClient(self.servers.connect)
+            client.start(10)
+        try:
+            yield client
+        finally:
+            client.stop()
+            client.close()
+
     def expire(self, node: Node) -> None:
         """End the session of a host's daemon on the servers, as if it had not been heard of for too long."""
         life = self.session.get(tree.host(node.name))
@@ -351,6 +385,20 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
     def events(self) -> list[history.Event]:
         """Return the history until now."""
         return history.read(sorted(self.histories.glob("*.jsonl")))
+
+    def hosts_of(self, what: str, name: EnvName) -> list[str]:
+        """Return the hosts on which something happened to an environment, in order (see `hosts.history`)."""
+        return [
+            event.host
+            for event in self.events()
+            if event.what == what and event.phase != "end" and event.facts.get("name") == name
+        ]
+
+    def wait_happened(self, what: str, name: EnvName, besides: Collection[Node] = ()) -> Node:
+        """Wait until something happened on some other host, and return the host on which it happened last."""
+        others = {node.name for node in besides}
+        found = until(lambda: [host for host in self.hosts_of(what, name) if host not in others], f"no {what}")
+        return self.nodes[found[-1]]
 
     def prove(self) -> None:
         """Prove the history until now."""

@@ -44,7 +44,7 @@ if __name__ == "__main__":
 from fakes.backend import FakeBackend
 from fakes.processes import die_with_parent
 
-import envmgr.agent.reconcile
+import envmgr.agent.entries
 import envmgr.coordination.zookeeper.claims
 import envmgr.coordination.zookeeper.coordinator
 import envmgr.daemon.server
@@ -179,7 +179,7 @@ def work(words: list[str]) -> int:
     recorder = Recorder(history, is_shared="STORE_SHARED" in os.environ)
     fsio.observer = recorder.step
     envmgr.coordination.zookeeper.claims.observer = recorder.claim
-    envmgr.agent.reconcile.FIRST_BACK_OFF_S = _BACK_OFF_S
+    envmgr.agent.entries.FIRST_BACK_OFF_S = _BACK_OFF_S
     _plant(os.environ.get("PLANTED"))
     orders = os.environ.get("FAKE_ORDERS")
     return main(words[1:], backend=None if orders is None else RecordedBackend(Path(orders), history))

@@ -215,6 +215,11 @@ class Host:
             raise RuntimeError(f"{self.name} is off")
         return self._holder.pid
 
+    @property
+    def root(self) -> Path:
+        """Its file system, as it is seen from outside."""
+        return Path(f"/proc/{self.pid}/root")
+
     def boot(self) -> None:
         """Switch it on; its disk is as it was left."""
         (self.directory / "boot_id").write_text(f"{uuid.uuid4()}\n")
