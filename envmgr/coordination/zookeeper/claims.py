@@ -47,6 +47,7 @@ from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock,
 from envmgr.errors import ClaimLost, CoordinatorUnavailable
 
 if TYPE_CHECKING:
+    from envmgr.coordination.zookeeper.nodes import Node
     from envmgr.ports import Deadline
 
 _PAUSE_S = 0.05
@@ -178,6 +179,45 @@ class Claims:
             finally:
                 if claim is not None:
                     self._release(claim)
+
+    def outwait(
+        self,
+        path: str,
+        *,
+        deadline: Deadline | None = None,
+        timeout_s: float | None = None,
+        unreachable_s: float | None = None,
+        on_wait: Callable[[str], None] | None = None,
+    ) -> bool:
+        """Wait until whoever holds a plain claim now has given it back; false, at once, if nobody does.
+
+        For the many who want what one makes under the claim, not the claim: where thousands stood in its queue, each
+        would read all of it, and one after the other would be let in for nothing. The parameters are those of
+        `acquire`.
+        """
+        limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
+        contender = _Contender({}, on_wait)
+        while True:
+            with limit.answering(self._session):
+                queue = _queue(self._session.children(path, timeout_s=limit.call_s()))
+                if not queue:
+                    return False
+                node = f"{path}/{queue[0]}"
+                while self._wait_for(node, contender, limit):
+                    pass
+                return True
+
+    def _wait_for(self, node: str, contender: _Contender, limit: Limit) -> bool:
+        """Wait a while for a node to go; tell whether it is still there, as far as is known."""
+        with self._waiting(node) as gone:
+            found = self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s())
+            if found is None:
+                return False
+            if not contender.is_told:
+                contender.wait_for(_holder(node, found), limit)
+            limit.wait(gone)
+            is_told = gone.is_set()  # of a lost connection, too
+        return not is_told or self._session.get(node, timeout_s=limit.call_s()) is not None
 
     def holders(self, path: str, *, timeout_s: float = CALL_S) -> tuple[Holder, ...]:
         """Return who stands in a claim's queue, in its order: for a plain claim the first holds it.
@@ -336,19 +376,7 @@ class Claims:
 
     def _holder(self, node: str, timeout_s: float) -> Holder | None:
         found = self._session.get(node, timeout_s=timeout_s)
-        if found is None:
-            return None
-        try:
-            record = json.loads(found.data)
-            return Holder(
-                host=str(record["host"]),
-                pid=int(record["pid"]),
-                at=float(record["at"]),
-                what=str(record.get("what", "")),
-                node=node,
-            )
-        except (ValueError, TypeError, KeyError):
-            return Holder(host="an unknown host", pid=0, at=found.modified_at, what="", node=node)
+        return None if found is None else _holder(node, found)
 
     # ----------------------------------------------------------------------------------------- waiting and giving back
 
@@ -420,6 +448,20 @@ class _Departure:
 
     def __call__(self) -> None:
         self.claims.departed(self.node)
+
+
+def _holder(node: str, found: Node) -> Holder:
+    try:
+        record = json.loads(found.data)
+        return Holder(
+            host=str(record["host"]),
+            pid=int(record["pid"]),
+            at=float(record["at"]),
+            what=str(record.get("what", "")),
+            node=node,
+        )
+    except (ValueError, TypeError, KeyError):
+        return Holder(host="an unknown host", pid=0, at=found.modified_at, what="", node=node)
 
 
 def _queue(names: tuple[str, ...]) -> list[str]:

@@ -1,9 +1,11 @@
 """The `envmgr.ports.Coordinator` of a host whose cluster is kept in ZooKeeper.
 
-**Solving.** One host at a time holds the claim on the solve of (name, machine class). It is never taken from anybody: a
-claim that can be stolen guards nothing. It ends with its holder's session, so a host that dies or stands still is
-replaced when its session is over; and a holder whose solver makes no progress for ``solve_stall_s`` gives it back by a
-clock and a thread of its own, whatever the solver hangs in. Its solve is void from then on (`Solving.check`).
+**Solving.** One host at a time holds the claim on the solve of (name, machine class). The others do not stand in its
+queue, where each would read the names of all: they wait until its holder goes, and then find what he published. The
+claim is never taken from anybody: one that can be stolen guards nothing. It ends with its holder's session, so a host
+that dies or stands still is replaced when its session is over; and a holder whose solver makes no progress for
+``solve_stall_s`` gives it back by a clock and a thread of its own, whatever the solver hangs in. Its solve is void from
+then on (`Solving.check`).
 
 **What it costs when ZooKeeper does not answer.** `building` and `lockfile` wait `SHORT_S`, and the work goes on without
 it; `solving`, and `building` on a shared store, wait for the setting ``coordinator_wait_s``. A host that ZooKeeper does
@@ -15,6 +17,7 @@ not let in is one that cannot reach it.
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -42,6 +45,8 @@ if TYPE_CHECKING:
 
 SHORT_S = 2.0
 _AGAIN_S = 1.0
+_SPREAD_S = 1.0
+"""Over how long those who waited for a solve that came to nothing try for themselves."""
 
 
 def of_store(
@@ -169,26 +174,58 @@ class ZookeeperCoordinator:
         deadline: Deadline,
         report: Reporter,
         is_retry: bool = False,
-    ) -> Iterator[Solve]:
+    ) -> Iterator[Solve | Found]:
         settings = self._settings_of()
         wait_s = settings.coordinator_wait_s
-        path = tree.solve_claim(name, machine_class)
+        doing, path = f"solving {name}", tree.solve_claim(name, machine_class)
+        with _reached(), _told_to_wait(report, doing) as on_wait:
+            outwaited = self._outwait(name, machine_class, generation, deadline, on_wait, is_retry=is_retry)
+        if outwaited is not None:
+            yield Found(outwaited)
+            return
         with contextlib.ExitStack() as held:
             with _reached():
-                with _told_to_wait(report, f"solving {name}") as on_wait:
+                with _told_to_wait(report, doing) as on_wait:
                     claim = held.enter_context(
                         self.claims.acquire(
                             path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=f"solve of {name}"
                         )
                     )
-                found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)
-                if found is not None and found.generation < generation:
-                    found = None
+                found = self._published(name, machine_class, generation, wait_s)
                 if found is None:
                     self._check_failure(name, machine_class, generation, is_retry=is_retry)
             solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s)
             with _watched(solve, self.session, settings.solve_stall_s):
                 yield solve
+
+    def _outwait(
+        self,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        deadline: Deadline,
+        on_wait: Callable[[str], None],
+        *,
+        is_retry: bool,
+    ) -> PublishedLockfile | None:
+        """Wait for what the holder of the claim makes, if somebody holds it, without standing in its queue.
+
+        ``None``: nobody holds it, and there is nothing. Raises as `solving`.
+        """
+        path, wait_s = tree.solve_claim(name, machine_class), self._settings_of().coordinator_wait_s
+        while self.claims.outwait(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait):
+            found = self._published(name, machine_class, generation, wait_s)
+            if found is not None:
+                return found
+            if not is_retry:
+                self._check_failure(name, machine_class, generation, is_retry=False)
+            # Its holder went without a result: one of those who waited is next, and not all ask at once.
+            time.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311 - no secret
+        return None
+
+    def _published(self, name: EnvName, machine_class: str, generation: int, wait_s: float) -> PublishedLockfile | None:
+        found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)
+        return None if found is None or found.generation < generation else found
 
     def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
         failure = self.lockfiles.failure(name, machine_class, generation)
@@ -211,6 +248,25 @@ class ZookeeperCoordinator:
         if self._probe is not None:
             self._probe.close()
         self.claims.close()
+
+
+class Found:
+    """What another host published while this one waited for it; satisfies `envmgr.ports.Solving`, without a claim."""
+
+    def __init__(self, found: PublishedLockfile) -> None:
+        self.found = found
+
+    def progress(self) -> None:
+        """There is nothing to do."""
+
+    def check(self) -> None:
+        """There is nothing to be lost."""
+
+    def publish(self, text: str) -> PublishedLockfile:  # noqa: ARG002 - it came second
+        return self.found
+
+    def fail(self, error: EnvmgrError) -> None:
+        """It did not."""
 
 
 class Solve:

@@ -54,6 +54,8 @@ class Tap:
             await asyncio.gather(
                 _pass_on(reader, far_writer, reading.asked), _pass_on(far_reader, writer, reading.answered)
             )
+        except asyncio.CancelledError:
+            pass  # by us, at the end
         finally:
             for each in (writer, far_writer):
                 each.close()
