@@ -17,47 +17,51 @@ from envmgr.names import EnvName
 from envmgr.wire.cluster import Intent, Revision, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
-    from envmgr.cluster.statuses import Known
     from envmgr.cluster.tree import Tree
     from envmgr.ports import Clock
 
 
-def sweep_absent(
-    tree: Tree, clock: Clock, absent: Iterable[EnvName], *, known: Mapping[str, Known] | None = None
-) -> tuple[EnvName, ...]:
+def sweep_absent(tree: Tree, clock: Clock, absent: Iterable[EnvName]) -> tuple[EnvName, ...]:
     """Delete the intents that are ``absent`` everywhere, and return their names.
 
-    `absent` are those to look at (`Wanted.absent`); without any nothing is read. Else it reads one node per known host
-    (or takes `known`): enough for one host of the cluster to call it now and then, such as the first of those that
-    live. Whoever else does so at the same time is not in the way.
+    `absent` are those to look at (`Wanted.absent`); without any nothing is read. Hosts that are away are asked first,
+    and no more of them than it takes to know that nothing can go yet: one host of the cluster may call it now and then,
+    such as the first of those that live. Whoever else does so at the same time is not in the way.
     """
-    candidates = sorted(absent)
-    if not candidates:
+    names = sorted(absent)
+    if not names:
         return ()
-    hosts = (Statuses(tree, clock).refresh() if known is None else known).values()
-
     imported = imported_at(tree)
+    found = {name: intent for name in names if (intent := _absent(tree, name)) and intent.generation > imported}
+    statuses = Statuses(tree, clock)
+    live = set(tree.children(paths.HOSTS))
+    for host in sorted(tree.children(paths.STATUS), key=lambda host: (host in live, host)):
+        if not found:
+            return ()
+        known = statuses.said_by(host)
+        found = {name: intent for name, intent in found.items() if known.has_acknowledged(intent)}
 
     def plan(_number: int) -> Draft[tuple[EnvName, ...]]:
-        gone = []
-        draft: Draft[tuple[EnvName, ...]] = Draft(())
-        for name in candidates:
-            node = tree.get(paths.intent(name))
-            try:
-                intent = None if node is None else decode(Intent, node.data, paths.intent(name))
-            except Corrupt:
-                continue
-            if intent is None or intent.state != "absent" or intent.generation <= imported:
-                continue
-            if all(host.has_acknowledged(intent) for host in hosts):
-                draft.drop(paths.intent(name), name)
-                gone.append(name)
-        draft.result = tuple(gone)
+        # One that was declared again, and one that was removed again, have another generation.
+        gone = tuple(name for name, intent in found.items() if _absent(tree, name) == intent)
+        draft = Draft(gone)
+        for name in gone:
+            draft.drop(paths.intent(name), name)
         return draft
 
-    return write(tree, plan, clock)
+    return write(tree, plan, clock) if found else ()
+
+
+def _absent(tree: Tree, name: EnvName) -> Intent | None:
+    """Return the intent if it is one that is ``absent``."""
+    node = tree.get(paths.intent(name))
+    try:
+        intent = None if node is None else decode(Intent, node.data, paths.intent(name))
+    except Corrupt:
+        return None
+    return intent if intent is not None and intent.state == "absent" else None
 
 
 def imported_at(tree: Tree) -> int:

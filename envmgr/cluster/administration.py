@@ -99,9 +99,8 @@ class Administration:
             return draft
 
         intent = write(self._tree, plan, self._clock)
-        known = Statuses(self._tree, self._clock).refresh()
-        sweep_absent(self._tree, self._clock, (name,), known=known)
-        return reading.told(self._tree, self._clock, intent, known)
+        sweep_absent(self._tree, self._clock, (name,))
+        return reading.told(self._tree, self._clock, intent)
 
     def relock(self, name: EnvName) -> DeclaredEnvironment:
         """Have an environment solved again, once for all hosts of a machine class."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def checked_spec(document: Mapping[str, object]) -> Spec:
     """Return the spec of an intent; raises `InvalidSpec` unless its name follows from its text."""
     try:
-        spec = codec.load(Spec, document)
+        spec = codec.load(Spec, _json(document))
     except ValueError as error:
         raise InvalidSpec(f"the declared spec is damaged: {error}") from error
     digest = hashlib.sha256(spec.canonical_text.encode()).hexdigest()

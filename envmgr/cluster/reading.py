@@ -125,7 +125,7 @@ class Watcher:
         known = self._statuses.refresh()
         self._intent = intent
         if intent.state == "absent" and all(host.has_acknowledged(intent) for host in known.values()):
-            sweep_absent(self._tree, self._clock, [EnvName(intent.name)], known=known)
+            sweep_absent(self._tree, self._clock, [EnvName(intent.name)])
         return environment(intent, rows(intent, known), aliases(self._tree), self._told.lockfiles)
 
     def wait(self, timeout_s: float) -> None:

@@ -5,7 +5,8 @@ cordoned catches up later and holds nobody up. A host that the declaration names
 
 A row is *final* when it is ready, or failed in a way that nobody repeats by himself, or `TRIES` times. A rollout is
 *done* when enough counted hosts are ready (all of them, or ``--min-ready``), *failed* when that cannot come any more
-without somebody doing something. One without a counted host is done.
+without somebody doing something, and the others that live have come to their end, too. One without a counted host is
+done.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Bound:
 class Summary:
     """One line on a rollout; the first numbers are of all rows, `counted`, `needed` and `lost` of those that count.
 
-    `lost` are the counted hosts of which nothing more is to be expected.
+    `lost` are the counted hosts of which nothing more is to be expected, `busy` those that live and are not there yet.
     """
 
     hosts: int
@@ -72,6 +73,7 @@ class Summary:
     counted_ready: int
     needed: int
     lost: int
+    busy: int
 
     @property
     def is_done(self) -> bool:
@@ -80,8 +82,8 @@ class Summary:
 
     @property
     def is_failed(self) -> bool:
-        """Whether enough cannot become ready any more."""
-        return not self.is_done and self.counted - self.lost < self.needed
+        """Whether enough cannot become ready any more, and nobody is at it."""
+        return not self.is_done and self.counted - self.lost < self.needed and not self.busy
 
 
 def summary(environment: DeclaredEnvironment, min_ready: Bound | None = None) -> Summary:
@@ -101,6 +103,7 @@ def summary(environment: DeclaredEnvironment, min_ready: Bound | None = None) ->
         counted_ready=sum(row.success is True for row in counted),
         needed=(min_ready or Bound()).at_least(len(counted)),
         lost=sum(row.success is False and is_final(row) for row in counted),
+        busy=sum(row.is_live and not row.is_cordoned and not is_final(row) for row in counted),
     )
 
 

@@ -104,6 +104,10 @@ class Statuses:
         }
         return self._known
 
+    def said_by(self, host: str) -> Known:
+        """Read what a known host says, and nothing else about it."""
+        return self._read(host, None, is_live=False, is_known=True, is_cordoned=False, is_building=False)
+
     def one(self, host: str) -> Known | None:
         """Read one host alone; ``None``: it is not known."""
         is_live = self._tree.get(paths.host(host)) is not None

@@ -111,7 +111,7 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
 
     `plan` is given the number that the write will have, reads what it needs and says what is to change; it is asked
     again when somebody else wrote in between. What it raises, `write` raises. A draft without operations writes
-    nothing. After an import (its number is at least `least`) every host reads all.
+    nothing, but for an import: after that (its number is at least `least`) every host reads all.
 
     Raises `CoordinatorUnavailable` when there is no answer (the write may have been done: all verbs may be repeated),
     or when others were faster too often.
@@ -129,7 +129,7 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
             return unheard.result
         number = max(revision.number + 1, least)
         draft = plan(number)
-        if not draft.operations:
+        if not draft.operations and not is_import:
             return draft.result
         change = Change(revision=number, what=tuple(dict.fromkeys(draft.what)), token=token)
         following = Revision(
@@ -140,7 +140,9 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
         )
         try:
             tree.write([Put(paths.REVISION, encode(following), node.version), *draft.operations])
-        except (BadVersion, NodeExists, NoNode):
+        except (BadVersion, NodeExists, NoNode) as error:
+            if isinstance(error, NoNode):
+                _make_parents(tree)  # a tree that `envmgr.coordination.zookeeper.tree.found` made has none yet
             # Another one was faster, or this server is behind: reading again must see what the conflict was with.
             clock.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 0.01 * (attempt + 1))))  # noqa: S311 - no secret
             tree.sync()
