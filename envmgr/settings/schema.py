@@ -301,7 +301,9 @@ class Values:
         {}, kinds.TABLE, "Label → value, by which `cluster create --label` chooses hosts."
     )
     coordinator_wait_s: float = setting(
-        60.0, kinds.DURATION, "How long a solve waits for ZooKeeper to answer; a host that solves is waited for while it gets on."
+        60.0,
+        kinds.DURATION,
+        "How long a solve waits for ZooKeeper to answer; a host that solves is waited for while it gets on.",
     )
     solve_without_coordinator: bool = setting(
         False,
