@@ -25,16 +25,20 @@ from envmgr.coordination.alone import Alone
 from envmgr.errors import DaemonUnavailable, PermissionRefused, UsageError
 from envmgr.manager.context import Context, SystemClock
 from envmgr.manager.manager import Manager
+from envmgr.names import EnvName
 from envmgr.remote import connection
 from envmgr.store import opening
 from envmgr.store.layout import Layout
 from envmgr.wire import address
 
 if TYPE_CHECKING:
-    from envmgr.ports import Administration, Backend
+    from envmgr.ports import Administration, Backend, Coordinator
     from envmgr.remote.manager import RemoteManager
     from envmgr.settings import Settings
     from envmgr.store.opening import Mode
+
+_CONNECT_S = 5.0
+"""Longer than servers that are well take to answer; whoever waits at a terminal is told then."""
 
 
 def manager(root: str | None = None, *, writable: bool = True, backend: Backend | None = None) -> Manager:
@@ -45,17 +49,50 @@ def manager(root: str | None = None, *, writable: bool = True, backend: Backend 
     """
     path = Path(root if root is not None else ready.default_root())
     layout = opening.open_for_writing(path, _mode(path)) if writable else opening.open_for_reading(path)
-    clock = SystemClock()
+    found = settings(path)
     return Manager(
         Context(
             layout=layout or Layout(path),
-            settings=settings(path),
+            settings=found,
             backend=backend or Spawner(),
-            clock=clock,
+            clock=SystemClock(),
             host=socket.gethostname(),
-            coordinator=Alone(),
+            coordinator=Alone() if layout is None or not found.zookeeper else _coordinator(layout, found),
         )
     )
+
+
+def _coordinator(layout: Layout, settings: Settings) -> Coordinator:
+    """Return the coordinator of a host in a cluster, which connects when it is needed."""
+    from envmgr.agent import identity, memory
+    from envmgr.coordination.lazily import Lazily
+
+    machine = identity.machine(socket.gethostname())
+    remembered = memory.read(layout, machine)
+
+    def connect() -> Coordinator:
+        import atexit
+
+        from envmgr.coordination.zookeeper import endpoint
+        from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
+        from envmgr.coordination.zookeeper.session import Session
+
+        found = endpoint.of_settings(settings)
+        if found is None:
+            return Alone()
+        session = Session(found)
+        session.start(0.0)
+        atexit.register(session.close)
+        coordinator = ZookeeperCoordinator(
+            session, host=identity.name_of(layout, machine, settings.host_id), store_id=opening.store_id(layout),
+            is_shared=is_shared, settings_of=lambda: settings,
+        )  # fmt: skip
+        coordinator.classes(remembered.classes)
+        return coordinator
+
+    is_shared = False
+    declared = {EnvName(name): held.lock_generation or 1 for name, held in remembered.environments.items()}
+    return Lazily(connect, is_shared=is_shared, declared=declared, classes=remembered.classes)
 
 
 def front(root: str | None = None, *, backend: Backend | None = None) -> Manager | RemoteManager:
@@ -107,7 +144,7 @@ def administration(root: str | None = None) -> Iterator[Administration]:
     from envmgr.coordination.zookeeper.session import Session
 
     session = Session(found)
-    session.start()
+    session.start(timeout_s=_CONNECT_S)
     try:
         by = f"{getpass.getuser()}@{socket.gethostname()}"
         yield OnTree(session, by=by, clock=SystemClock())
@@ -147,8 +184,15 @@ def _refuse_others(root: Path) -> None:
 
 
 def settings(root: Path) -> Settings:
-    """Return the settings in force for the store at `root`."""
-    return settings_.load(root=root, mode=_mode(root), environ=os.environ, home=Path.home())
+    """Return the settings in force for the store at `root`; of a host in a cluster, with what the cluster shares."""
+    own = settings_.load(root=root, mode=_mode(root), environ=os.environ, home=Path.home())
+    if not own.zookeeper:
+        return own
+    from envmgr.agent import identity, memory
+    from envmgr.settings.overlay import overlay
+
+    remembered = memory.read(Layout(root), identity.machine(socket.gethostname()))
+    return overlay(own, remembered.settings)[0]
 
 
 def _mode(root: Path) -> Mode:

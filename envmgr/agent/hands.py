@@ -31,9 +31,6 @@ class Hands(Protocol):
     def published(self) -> Mapping[EnvName, Installed]:
         """Return what is ready on this host; costs a listing of a directory."""
 
-    def has_build(self, build_id: BuildId) -> bool:
-        """Tell whether anything of a build is still on disk."""
-
     def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
         """Return the digest of the cluster's lockfile in force, ``None`` if there is none; asks ZooKeeper."""
 
@@ -54,8 +51,8 @@ class Hands(Protocol):
     def align(self, name: EnvName, *, report: Reporter, is_cancelled: Callable[[], bool]) -> None:
         """Bring a published environment to the cluster's lockfile; a lockfile that only this host has is published."""
 
-    def remove(self, name: EnvName) -> BuildId | None:
-        """Take an environment away; return the build whose files stay until its last user is gone."""
+    def remove(self, name: EnvName) -> None:
+        """Take an environment away; its files stay until its last user is gone. Raises `EnvironmentNotFound`."""
 
 
 class Turns(Protocol):

@@ -119,6 +119,11 @@ def settle(
     )
 
 
+def name_of(layout: Layout, own: Machine, host_id: str | None) -> str:
+    """Return what this host is called in its cluster, as far as is known; for what only tells it to people."""
+    return _kept(directory(layout, own) / "identity.json", own) or host_id or own.host_name
+
+
 def keep(layout: Layout, identity: Identity, outside: Path | None = None) -> None:
     """Remember for good under which name this host joined."""
     place = directory(layout, identity.machine)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,10 @@ class Inspection:
         self._root = manager.context.root
         self._operations = operations
         self._started_at = manager.context.clock.time()
+        self.membership: Callable[[], wire.Membership | None] = _no_member
+        """How this host stands to its cluster."""
+        self.declared: Callable[[], Collection[EnvName]] = tuple
+        """The environments that the cluster wants here."""
 
     @property
     def manager(self) -> Manager:
@@ -129,6 +134,7 @@ class Inspection:
             queued=self._operations.queued,
             free_bytes=free_space(self._layout.root)[0],
             size_bytes=sum(info.size_bytes or 0 for info in infos),
+            cluster=self.membership(),
         )
 
     def aliases(self, caller: Caller) -> wire.Aliases:  # noqa: ARG002 - all may
@@ -162,6 +168,10 @@ class Inspection:
         if spec is None:
             raise EnvironmentNotFound(f"{name} is not in {self._root}", hint="create it from its spec")
         return spec
+
+
+def _no_member() -> None:
+    """Be the membership of a host that is in no cluster."""
 
 
 def _stem(build: BuildId) -> str:

@@ -7,6 +7,8 @@
 * SIGTERM or SIGINT: nothing new is begun, builds that run have `DRAIN_S` to end and are cancelled then, everybody who
   listens hears of it, and those to whom a lease was handed over have `HANDOVER_S` to take theirs. A second signal
   cancels at once.
+* With the setting ``zookeeper`` it is a member of a cluster (`envmgr.daemon.member`); a ZooKeeper that does not answer
+  keeps it from nothing here.
 * The watchdog hears that all is well only after the event loop and a thread that asked for the list of operations have
   come round.
 
@@ -22,7 +24,7 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +34,7 @@ from uvicorn.server import ServerState
 from envmgr.daemon import listening, protocol, systemd
 from envmgr.daemon.app import Gate, application
 from envmgr.daemon.cluster_routes import ClusterRoutes
-from envmgr.daemon.cluster_service import ClusterService
+from envmgr.daemon.cluster_service import ClusterService, no_cluster
 from envmgr.daemon.housekeeping import Housekeeping
 from envmgr.daemon.logs import Log
 from envmgr.daemon.metrics import Metrics
@@ -53,6 +55,9 @@ from envmgr.version import __version__
 
 if TYPE_CHECKING:
     from envmgr.daemon.listening import Listener
+    from envmgr.daemon.member import Member
+    from envmgr.names import EnvName
+    from envmgr.ports import Administration
     from envmgr.settings import Settings
 
 DRAIN_S = 30.0
@@ -88,11 +93,12 @@ class Daemon:
         self._observers = observers = Observers(self._log, self._metrics)
         self._service = Service(manager, operations=operations, observer=observers, reread=reread)
         self._housekeeping = observers.housekeeping = Housekeeping(
-            lambda: self._service.manager, context.clock, observers
+            lambda: self._service.manager, context.clock, observers, protected=self._declared
         )
+        self._member: Member | None = None
         self._workers = Workers()
         self._routes = Routes(self._service, self._workers, metrics=self._metrics.text)
-        cluster = ClusterService(Teller(observers, self._layout, context.clock))
+        cluster = ClusterService(Teller(observers, self._layout, context.clock), self._administration)
         self._cluster_routes = ClusterRoutes(cluster, self._routes)
         uid, _ = opening.owner(self._layout)
         self._callers = Callers(uid, self._groups, context.clock)
@@ -104,15 +110,33 @@ class Daemon:
         _raise_descriptor_limit()
         locks.load()
         with self._log.capturing(), listening.only_daemon(self._layout):
+            self._member = self._membership()
             with listening.listeners(self._layout, self._service.settings, self._inherited) as found:
                 self._housekeeping.start()
+                if self._member is not None:
+                    self._member.start()
                 asyncio.run(self._live(found))
+            if self._member is not None:
+                self._member.leave()
             has_ended = self._housekeeping.stop(HOUSEKEEPING_S)
         self._workers.close()
         if self._workers.is_busy or not has_ended:
             _log.warning("work that does not come to an end is left behind")
             os._exit(0)
         return 0
+
+    def _membership(self) -> Member | None:
+        if not self._service.settings.zookeeper:
+            return None
+        from envmgr.daemon.member import Member  # noqa: PLC0415 - kazoo, which other hosts do without
+
+        return Member(self._service)
+
+    def _declared(self) -> Collection[EnvName]:
+        return () if self._member is None else self._member.declared()
+
+    def _administration(self, by: str) -> Administration:
+        return no_cluster(by) if self._member is None else self._member.administration(by)
 
     def _groups(self) -> Groups:
         settings = self._service.settings
@@ -204,6 +228,8 @@ class Daemon:
         self._routes.is_draining = True
         self._log.event("stopping")
         self._notifier.tell("STOPPING=1", "STATUS=waiting for builds to end")
+        if self._member is not None:
+            self._member.stop_beginning()
         await asyncio.get_running_loop().run_in_executor(None, self._service.drain, DRAIN_S)
 
     async def _finish(self) -> None:

@@ -185,6 +185,12 @@ class Service(Inspection):
                 request_id=request.request_id,
             )  # fmt: skip
 
+    def have(self, caller: Caller, spec: Spec, *, is_retry: bool) -> ready.Lease | Flight:
+        """Do as `ensure` for a spec that was read already."""
+        with self._teller.told("ensure", caller, spec.name, is_told_later=True):
+            request = wire.EnsureRequest(name=spec.name, retry=is_retry)
+            return ready.acquire(self._root, spec.name) or self._make(caller, spec, request, None, None)
+
     def _remember(self, request: wire.EnsureRequest, spec: Spec) -> None:
         text = None if request.spec is None else documents.text_bytes(request.spec)
         if text is not None and not spec.has_includes and self._remembered[spec.name] < MOST_TEXTS:
@@ -211,7 +217,9 @@ class Service(Inspection):
 
     # --------------------------------------------------------------------------------------------------- to change
 
-    def remove(self, caller: Caller, word: str, mode: wire.RemoveMode, *, forget: bool) -> wire.Removed:
+    def remove(
+        self, caller: Caller, word: str, mode: wire.RemoveMode, *, forget: bool, by_cluster: bool = False
+    ) -> wire.Removed:
         """Remove an environment; waits a while for a build of it, then `TimedOut`."""
         with self._teller.told("remove", caller, word, mode=mode, forget=forget) as telling:
             only_admin(caller, "removes an environment")
@@ -219,8 +227,9 @@ class Service(Inspection):
             self._operations.release(name)
             try:
                 removed = self._managers.admin.remove(
-                    name, when_free=mode == "when-free", forget=forget, timeout_s=_REMOVAL_WAITS_S
-                )
+                    name, when_free=mode == "when-free", forget=forget, by_cluster=by_cluster,
+                    timeout_s=_REMOVAL_WAITS_S,
+                )  # fmt: skip
             except TimedOut as error:
                 raise TimedOut(
                     f"{name} is still being built and cannot be removed now",
@@ -251,6 +260,11 @@ class Service(Inspection):
             name = telling.name = self._published(word)
             return self._submit("repair", name, caller, work.repairing(self._managers.admin, name))
 
+    def align(self, caller: Caller, name: EnvName) -> Flight:
+        """Bring what is published to the cluster's lockfile in force."""
+        with self._teller.told("align", caller, name, is_told_later=True):
+            return self._submit("relock", name, caller, work.aligning(self._managers.admin, name), "align")
+
     def lock(self, caller: Caller, request: wire.LockRequest) -> Flight:
         """Find the lockfile of a spec."""
         with self._teller.told("lock", caller, None, is_told_later=True) as telling:
@@ -268,10 +282,13 @@ class Service(Inspection):
         """Free what the settings' limits, or the request's, say."""
         with self._teller.told("collect", caller, None, is_told_later=True):
             only_admin(caller, "frees what no environment needs")
-            doing = work.collecting(self._managers.admin, request, self._wanted)
+            doing = work.collecting(self._managers.admin, request, self._protected)
             return self._submit("collect", None, caller, doing, request)
 
-    def _wanted(self) -> frozenset[EnvName]:
+    def _protected(self) -> frozenset[EnvName]:
+        return self.coming() | frozenset(self.declared())
+
+    def coming(self) -> frozenset[EnvName]:
         """Return the environments that somebody is having made."""
         return frozenset(it.name for it in self._operations.all() if it.name is not None and not it.is_finished)
 
@@ -320,12 +337,16 @@ class Service(Inspection):
         if self._reread is None:
             return
         settings = self._reread()
-        self._managers = managers(Manager(replace(self._managers.use.context, settings=settings)))
+        self.work_with(replace(self._managers.use.context, settings=settings))
         self._operations.set_limits(
             max_running=settings.max_builds,
             max_waiting=settings.max_waiting,
             max_waiting_per_caller=settings.max_waiting_per_user,
         )
+
+    def work_with(self, context: Context) -> None:
+        """Do from now on all with these settings and this coordinator."""
+        self._managers = managers(Manager(context))
 
     # ------------------------------------------------------------------------------------------------------- inside
 

@@ -85,6 +85,16 @@ def relocking(manager: Manager, name: EnvName, exclude_newer: str | None) -> Wor
     return work
 
 
+def aligning(manager: Manager, name: EnvName) -> Work:
+    """Bring what is published to the cluster's lockfile in force."""
+
+    def work(report: Reporter, is_cancelled: IsCancelled) -> wire.ReplaceResult:
+        with _limited(manager) as limit_s:
+            return answers.replaced(manager.align(name, timeout_s=limit_s, is_cancelled=is_cancelled, report=report))
+
+    return work
+
+
 def repairing(manager: Manager, name: EnvName) -> Work:
     """Build the same packages again and republish."""
 
