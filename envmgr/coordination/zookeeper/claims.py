@@ -31,7 +31,6 @@ Source: ZooKeeper Recipes, "Locks"; kazoo issues 732, 282, 563.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 import time
@@ -41,78 +40,22 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr.coordination.zookeeper.debris import Debris
+from envmgr.coordination.zookeeper.holding import Claim, Contender, Holder, holder_of
 from envmgr.coordination.zookeeper.limit import Limit, Taken
-from envmgr.coordination.zookeeper.nodes import Check, Create, NodeExists, NoNode, NotEmpty
+from envmgr.coordination.zookeeper.nodes import Create, NodeExists, NoNode, NotEmpty
 from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock, Session
-from envmgr.errors import ClaimLost, CoordinatorUnavailable
+from envmgr.errors import CoordinatorUnavailable
+
+__all__ = ["Claim", "Claims", "Holder"]
 
 if TYPE_CHECKING:
-    from envmgr.coordination.zookeeper.nodes import Node
     from envmgr.ports import Deadline
 
 _PAUSE_S = 0.05
 _RELEASE_S = 2.0
-
+_DIGITS = 10
 observer: Callable[[str, int, bool], None] | None = None
 """Told of each claim's path and token, and whether it was got now or is about to be given back; tests set it."""
-_DIGITS = 10
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
-    """Who has a node in a claim's queue; `at` is UTC seconds by that host's clock."""
-
-    host: str
-    pid: int
-    at: float
-    what: str
-    node: str
-
-    def __str__(self) -> str:
-        return f"{self.what or 'process'} on {self.host} (pid {self.pid})"
-
-
-class Claim:
-    """One holding of a claim; satisfies `envmgr.ports.Claim`."""
-
-    def __init__(self, session: Session, node: str, epoch: int, token: int) -> None:
-        self._session = session
-        self._node = node
-        self._epoch = epoch
-        self._token = token
-        self._is_lost = False
-
-    @property
-    def node(self) -> str:
-        """The path of the holder's node."""
-        return self._node
-
-    @property
-    def token(self) -> int:
-        return self._token
-
-    @property
-    def is_lost(self) -> bool:
-        if not self._is_lost and not self._session.is_certain(self._epoch):
-            self._is_lost = True
-        return self._is_lost
-
-    def check(self) -> None:
-        if self.is_lost:
-            raise ClaimLost(
-                f"the claim {self._node} may be held by another host now; what it guarded was not done",
-                hint="the connection to ZooKeeper was away for too long, or this process stood still; try again",
-                claim=self._node,
-                token=self._token,
-            )
-
-    def guard(self) -> Check:
-        """Return what makes a transaction fail (`NoNode`) unless this node still stands."""
-        return Check(self._node)
-
-    def end(self) -> None:
-        """Be lost from now on; it is given back."""
-        self._is_lost = True
 
 
 class Claims:
@@ -149,8 +92,8 @@ class Claims:
         with self._session.relying():
             limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
             claim = self._take(path, places, limit, on_wait, what)
-            _observe(path, claim, is_held=True)
             try:
+                _observe(path, claim, is_held=True)
                 yield claim
             finally:
                 self._release(claim)
@@ -172,9 +115,9 @@ class Claims:
                 claim = self._take(path, places, limit, None, what)
             except Taken:
                 claim = None
-            else:
-                _observe(path, claim, is_held=True)
             try:
+                if claim is not None:
+                    _observe(path, claim, is_held=True)
                 yield claim
             finally:
                 if claim is not None:
@@ -196,7 +139,7 @@ class Claims:
         `acquire`.
         """
         limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
-        contender = _Contender({}, on_wait)
+        contender = Contender({}, on_wait)
         while True:
             with limit.answering(self._session):
                 queue = _queue(self._session.children(path, timeout_s=limit.call_s()))
@@ -207,14 +150,14 @@ class Claims:
                     pass
                 return True
 
-    def _wait_for(self, node: str, contender: _Contender, limit: Limit) -> bool:
+    def _wait_for(self, node: str, contender: Contender, limit: Limit) -> bool:
         """Wait a while for a node to go; tell whether it is still there, as far as is known."""
         with self._waiting(node) as gone:
             found = self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s())
             if found is None:
                 return False
             if not contender.is_told:
-                contender.wait_for(_holder(node, found), limit)
+                contender.wait_for(holder_of(node, found), limit)
             limit.wait(gone)
             is_told = gone.is_set()  # of a lost connection, too
         return not is_told or self._session.get(node, timeout_s=limit.call_s()) is not None
@@ -222,14 +165,14 @@ class Claims:
     def holders(self, path: str, *, timeout_s: float = CALL_S) -> tuple[Holder, ...]:
         """Return who stands in a claim's queue, in its order: for a plain claim the first holds it.
 
-        For a counted claim these are its holders only.
+        For a counted claim these are its holders only, in the order in which they got it.
         """
         names = self._session.children(path, timeout_s=timeout_s)
         if "places" in names or "gate" in names:
             path = f"{path}/places"
             names = self._session.children(path, timeout_s=timeout_s)
-        found = (self._holder(f"{path}/{name}", timeout_s) for name in _queue(names))
-        return tuple(holder for holder in found if holder is not None)
+        found = (self._holder(f"{path}/{name}", timeout_s) for name in names)
+        return tuple(sorted((holder for holder in found if holder is not None), key=lambda holder: holder.token))
 
     def close(self) -> None:
         """Stop deleting what could not be deleted; it goes with the session."""
@@ -240,7 +183,7 @@ class Claims:
     def _take(
         self, path: str, places: int | None, limit: Limit, on_wait: Callable[[str], None] | None, what: str
     ) -> Claim:
-        contender = _Contender({"host": self._host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
+        contender = Contender({"host": self._host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
         if places is None:
             return self._stand(path, contender, limit)
         while True:
@@ -252,7 +195,7 @@ class Claims:
             if claim is not None:
                 return claim
 
-    def _stand(self, path: str, contender: _Contender, limit: Limit) -> Claim:
+    def _stand(self, path: str, contender: Contender, limit: Limit) -> Claim:
         """Have a node in the queue at `path`, and return when it is the first."""
         mark, epoch, name, token = uuid.uuid4().hex, 0, "", 0
         is_begun = is_done = False
@@ -277,9 +220,7 @@ class Claims:
             if is_begun and not is_done:
                 self._debris.add(path, mark)
 
-    def _enter(
-        self, path: str, mark: str, contender: _Contender, limit: Limit, *, is_repeated: bool
-    ) -> tuple[str, int]:
+    def _enter(self, path: str, mark: str, contender: Contender, limit: Limit, *, is_repeated: bool) -> tuple[str, int]:
         """Make our node, unless it is there already, and return its name and czxid."""
         if is_repeated:
             self._session.sync(timeout_s=limit.call_s())  # what was on its way is seen after this
@@ -294,7 +235,7 @@ class Claims:
             return "", 0  # of a session that ended meanwhile
         return made.rpartition("/")[2], node.czxid
 
-    def _take_place(self, path: str, places: int, gate: Claim, contender: _Contender, limit: Limit) -> Claim | None:
+    def _take_place(self, path: str, places: int, gate: Claim, contender: Contender, limit: Limit) -> Claim | None:
         """Wait until fewer than `places` nodes stand below `path` and take one; ``None``: the gate was lost."""
         name = gate.node.rpartition("/")[2]
         epoch, node = self._session.epoch, f"{path}/{name}"
@@ -314,7 +255,7 @@ class Claims:
             if is_begun and not is_done:
                 self._debris.add(path, name)
 
-    def _has_place(self, path: str, places: int, contender: _Contender, limit: Limit) -> bool:
+    def _has_place(self, path: str, places: int, contender: Contender, limit: Limit) -> bool:
         """Tell whether there is a place, after waiting for a change if there is none."""
         with self._waiting(path) as changed:
             names = self._session.children(path, watch=_Departure(self, path), timeout_s=limit.call_s())
@@ -326,7 +267,7 @@ class Claims:
             limit.wait(changed)
         return False
 
-    def _place(self, path: str, node: str, gate: Claim, contender: _Contender, limit: Limit) -> int | None:
+    def _place(self, path: str, node: str, gate: Claim, contender: Contender, limit: Limit) -> int | None:
         """Make the node that stands for a place, while the gate is ours, and return its czxid; ``None``: not made."""
         try:
             # In one transaction: whoever lost the gate takes no place that another one counts as free.
@@ -361,7 +302,7 @@ class Claims:
         limit.wait(threading.Event(), _PAUSE_S)
         return False
 
-    def _await_departure(self, path: str, before: str, contender: _Contender, limit: Limit) -> None:
+    def _await_departure(self, path: str, before: str, contender: Contender, limit: Limit) -> None:
         node = f"{path}/{before}"
         with self._waiting(node) as gone:
             if self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s()) is None:
@@ -376,7 +317,7 @@ class Claims:
 
     def _holder(self, node: str, timeout_s: float) -> Holder | None:
         found = self._session.get(node, timeout_s=timeout_s)
-        return None if found is None else _holder(node, found)
+        return None if found is None else holder_of(node, found)
 
     # ----------------------------------------------------------------------------------------- waiting and giving back
 
@@ -415,25 +356,6 @@ class Claims:
             self._debris.tidy(path)
 
 
-class _Contender:
-    """Who stands in a queue, and whether he has been told whom he waits for."""
-
-    def __init__(self, record: dict[str, object], on_wait: Callable[[str], None] | None) -> None:
-        self._record = record
-        self._on_wait = on_wait
-        self.is_told = False
-
-    def data(self) -> bytes:
-        return json.dumps(self._record, ensure_ascii=False).encode()
-
-    def wait_for(self, holder: Holder | None, limit: Limit) -> None:
-        """Say once whom he waits for."""
-        self.is_told = True
-        limit.holder = None if holder is None else str(holder)
-        if self._on_wait is not None:
-            self._on_wait(limit.holder or "another host")
-
-
 def _observe(path: str, claim: Claim, *, is_held: bool) -> None:
     if observer is not None:
         observer(path, claim.token, is_held)
@@ -448,20 +370,6 @@ class _Departure:
 
     def __call__(self) -> None:
         self.claims.departed(self.node)
-
-
-def _holder(node: str, found: Node) -> Holder:
-    try:
-        record = json.loads(found.data)
-        return Holder(
-            host=str(record["host"]),
-            pid=int(record["pid"]),
-            at=float(record["at"]),
-            what=str(record.get("what", "")),
-            node=node,
-        )
-    except (ValueError, TypeError, KeyError):
-        return Holder(host="an unknown host", pid=0, at=found.modified_at, what="", node=node)
 
 
 def _queue(names: tuple[str, ...]) -> list[str]:
