@@ -46,10 +46,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from envmgr import fsio
+from envmgr.backends import archive_errors
 from envmgr.backends.siblings import Siblings
 from envmgr.backends.transfers import Progress, Sink, Transport
 from envmgr.backends.unpacked import SYNCED, Entries, Seal, delete
-from envmgr.errors import BuildFailed, ChannelError, Corrupt, EnvmgrError, NoSpace, Offline, PolicyRefused
+from envmgr.errors import ChannelError, Corrupt, EnvmgrError, NetworkError, PolicyRefused
 from envmgr.events import Event, Reporter
 from envmgr.fsio import Step
 from envmgr.lockfile import strip_credentials
@@ -58,7 +59,6 @@ from envmgr.store import locks
 
 _BLOCK_BYTES = 1 << 20
 _LOCK_LOOK_S = 0.05
-_SHOWN = 5
 
 
 class Archives:
@@ -113,6 +113,25 @@ class Archives:
             await self._make_all(cold, keys, sizes or {})
         return {package.name: self._entries.path(keys[package.name]) for package in packages}
 
+    async def hold(self, packages: Sequence[LockedPackage]) -> dict[str, Path]:
+        """Return package name -> archive, with its bytes as they came, for wheels; what cannot be had is left out.
+
+        Where hosts give archives to each other, what is not here is fetched, so that they and others have it; else
+        only what is here counts. What was here is not hashed again: uv does that when it reads one for the first time.
+        """
+        missing = [package for package in packages if not (self._archives / self._key(package)).exists()]
+        if missing and self._siblings is not None:
+            progress = Progress(self._report, missing, is_unpacking=False)
+            downloads = asyncio.Semaphore(self._parallel)
+            ordered = sorted(missing, key=lambda it: not self._is_first(it))
+            try:
+                await _all([asyncio.ensure_future(self._hold(package, downloads, progress)) for package in ordered])
+            finally:
+                self._count(progress)
+                progress.end()
+        paths = {package.name: self._archives / self._key(package) for package in packages}
+        return {name: path for name, path in paths.items() if path.exists()}
+
     async def md5_of(self, package: LockedPackage) -> str:
         """Return the md5 of a package that `provide` has provided."""
         return (await self._hash(self._archives / self._key(package)))[1]
@@ -157,7 +176,7 @@ class Archives:
             if not package.url.startswith("file://") and not (self._archives / keys[package.name]).exists()
         ]
         if missing:
-            raise _offline(missing)
+            raise archive_errors.offline(missing)
 
     # --------------------------------------------------------------------------------------------------- what is made
 
@@ -170,21 +189,32 @@ class Archives:
             asyncio.ensure_future(self._make(package, keys[package.name], downloads, progress)) for package in ordered
         ]
         try:
-            await asyncio.gather(*tasks)
+            await _all(tasks)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.wait(tasks)
             # Unpacking goes on in rattler's threads whatever is cancelled here: what it leaves can be deleted only once
             # it has ended, which takes no network.
             if self._unpackings:
                 done, _ = await asyncio.wait(self._unpackings)
                 for unpacking in done:
                     unpacking.exception()  # one of them is being raised already
-            given_bytes = 0 if self._siblings is None else self._siblings.given_bytes - self.sibling_bytes
-            self.sibling_bytes += given_bytes
-            self.downloaded_bytes += progress.fetched_bytes - given_bytes
+            self._count(progress)
         progress.end()
+
+    def _count(self, progress: Progress) -> None:
+        given_bytes = 0 if self._siblings is None else self._siblings.given_bytes - self.sibling_bytes
+        self.sibling_bytes += given_bytes
+        self.downloaded_bytes += progress.fetched_bytes - given_bytes
+
+    async def _hold(self, package: LockedPackage, downloads: asyncio.Semaphore, progress: Progress) -> None:
+        archive = self._archives / self._key(package)
+        async with self._lock(archive.name, package.name):
+            if not archive.exists():  # another build may have fetched it while we waited
+                try:
+                    await self._fetch(package, archive, downloads, progress)
+                except (ChannelError, NetworkError, Corrupt) as error:
+                    self._report(Event("log", "fetch", f"{package.name} is left to uv: {error.message}"))
+                    return
+        progress.fetched(package)
 
     async def _make(self, package: LockedPackage, key: str, downloads: asyncio.Semaphore, progress: Progress) -> None:
         async with self._lock(key, package.name):
@@ -242,7 +272,7 @@ class Archives:
             temporary.replace(archive)
             _reach(Step.ARCHIVE, "changed")
         except OSError as error:
-            raise _of_disk(error, f"cannot store the archive of {package.name}") from error
+            raise archive_errors.of_disk(error, f"cannot store the archive of {package.name}") from error
         finally:
             sink.close()
             temporary.unlink(missing_ok=True)
@@ -260,7 +290,7 @@ class Archives:
             # second time, what a mirror has spoilt does not.
             await self._transport.fetch(package.url, sink, is_again=True)
         if not _matches(package, sink.sha256, sink.md5):
-            raise _mismatch(package, sink)
+            raise archive_errors.mismatch(package, sink)
 
     async def _unpack(self, package: LockedPackage, key: str, archive: Path) -> None:
         fresh = self._entries.temporary(key)
@@ -272,7 +302,7 @@ class Archives:
             except EnvmgrError:
                 raise
             except Exception as error:
-                raise _unpacking_failed(error, package) from error
+                raise archive_errors.unpacking_failed(error, package) from error
             seal = await asyncio.to_thread(self._entries.settle, fresh)
             _reach(Step.UNPACKED, "temporary")
             if self._entries.put(key, fresh, validate=self._validate):
@@ -282,7 +312,7 @@ class Archives:
             _reach(Step.UNPACKED, "after")
             self._unsynced[key] = seal
         except OSError as error:
-            raise _of_disk(error, f"cannot unpack {package.name}") from error
+            raise archive_errors.of_disk(error, f"cannot unpack {package.name}") from error
         finally:
             await asyncio.to_thread(delete, named)
             await asyncio.to_thread(delete, fresh)
@@ -337,55 +367,20 @@ def _reach(step: Step, point: str) -> None:
         fsio.observer(step, point)
 
 
+async def _all(tasks: Sequence[asyncio.Future[None]]) -> None:
+    """Await all of them; when one fails, the others are cancelled and have ended."""
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
 def _matches(package: LockedPackage, sha256: str, md5: str) -> bool:
     if package.sha256:
         return sha256 == package.sha256.lower()
     return package.md5 is not None and md5 == package.md5.lower()
-
-
-def _offline(missing: Sequence[str]) -> Offline:
-    more = f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else ""
-    return Offline(
-        f"offline mode is on, and {', '.join(missing[:_SHOWN])}{more} would have to be downloaded",
-        hint="the setting offline turns it off; or build once on a host that shares this cache",
-        packages=list(missing),
-    )
-
-
-def _mismatch(package: LockedPackage, sink: Sink) -> Corrupt:
-    kind = "sha256" if package.sha256 else "md5"
-    expected = package.sha256 or package.md5 or ""
-    found = sink.sha256 if package.sha256 else sink.md5
-    url = strip_credentials(package.url)
-    return Corrupt(
-        f"{package.name} {package.version} from {url} is not what it must be: its {kind} is {found}, not {expected}"
-        f" ({sink.size_bytes} bytes)",
-        hint="nothing of it was kept. The channel's file and its index (or the lockfile) disagree, or a proxy or mirror"
-        " changed it; where the channel replaced the package, `envmgr relock` takes the new one",
-        package=package.name,
-        url=url,
-        expected=expected,
-        found=found,
-    )
-
-
-def _unpacking_failed(error: Exception, package: LockedPackage) -> EnvmgrError:
-    if isinstance(error, OSError) and error.errno in fsio.OUT_OF_SPACE:
-        return _of_disk(error, f"cannot unpack {package.name}")
-    if "os error 28" in str(error) or "No space left" in str(error):
-        return NoSpace(f"cannot unpack {package.name}: no space left", hint="`envmgr gc` frees what is not in use")
-    return Corrupt(
-        f"{package.name} {package.version} from {strip_credentials(package.url)} has the right hash but cannot be"
-        f" unpacked: {error}",
-        hint="the channel's package itself is broken; choose another build of it",
-        package=package.name,
-    )
-
-
-def _of_disk(error: OSError, doing: str) -> EnvmgrError:
-    if error.errno in fsio.OUT_OF_SPACE:
-        return NoSpace(f"{doing}: {error.strerror}", hint="`envmgr gc` frees what no environment uses")
-    return BuildFailed(f"{doing}: {error}")
 
 
 def _suffix(archive: Path, package: LockedPackage) -> str:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from envmgr.events import Event, Reporter, counted
@@ -93,10 +94,18 @@ class Sink:
 
 
 class Progress:
-    """What is told of the making of all entries: bytes as they come, then packages as they are unpacked."""
+    """What is told of the making of all entries: bytes as they come, then, with `is_unpacking`, packages."""
 
-    def __init__(self, report: Reporter, cold: Sequence[LockedPackage], sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        report: Reporter,
+        cold: Sequence[LockedPackage],
+        sizes: Mapping[str, int] = MappingProxyType({}),
+        *,
+        is_unpacking: bool = True,
+    ) -> None:
         self._report = report
+        self._is_unpacking = is_unpacking
         self._lock = threading.Lock()
         self._count = len(cold)
         self._total = sum(sizes[package.url] for package in cold) if all(one.url in sizes for one in cold) else 0
@@ -122,8 +131,9 @@ class Progress:
         if self._fetched == self._count:
             done = self.fetched_bytes
             self._report(Event("progress", "fetch", "", done, done, "bytes"))
-            self._report(Event("end", "fetch"))
-            self._report(Event("begin", "unpack"))
+            if self._is_unpacking:
+                self._report(Event("end", "fetch"))
+                self._report(Event("begin", "unpack"))
 
     def unpacked(self) -> None:
         self._unpacked += 1
@@ -131,4 +141,4 @@ class Progress:
             self._report(Event("progress", "unpack", "", self._unpacked, self._count, "packages"))
 
     def end(self) -> None:
-        self._report(Event("end", "unpack"))
+        self._report(Event("end", "unpack" if self._is_unpacking else "fetch"))

@@ -6,8 +6,9 @@ imports it in a thread while packages are linked, and not at all for an environm
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 from envmgr import lockfile
@@ -63,15 +64,19 @@ class Interpreted:
             self._report.warn("pip-lock", f"the pip section replaces conda packages: {', '.join(locked.replaced)}")
         return locked.packages, locked.not_reproducible
 
-    def install_pip(self, lock: Lockfile) -> None:
-        """Install the pip packages of the lockfile.
+    def wheels(self, packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
+        """Return the packages that `install_pip` takes as files."""
+        return pip.wheels(packages)
+
+    def install_pip(self, lock: Lockfile, archives: Mapping[str, Path] = MappingProxyType({})) -> None:
+        """Install the pip packages of the lockfile; `archives` are those of its `wheels` that are here already.
 
         What a given lockfile has installed, conda's packages too, must meet the pip section: `LockfileMismatch`.
         """
         request = self._request
         if any(package.manager == "pip" for package in lock.packages):
             with self._report.phase("pip"):
-                pip.install(lock.packages, is_fresh=request.validate_packages, **self._around())
+                pip.install(lock.packages, archives=archives, is_fresh=request.validate_packages, **self._around())
         if request.lockfile is not None and request.pip:
             unmet = pip.unmet(request.pip, self._prefix)
             if unmet:

@@ -46,7 +46,7 @@ _LOCKFILE_WRITING = "envmgr.lockfile.writing"
 
 def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Callable[[str], None]) -> BuildResult:
     """Do what `request` asks for; call it once in a process."""
-    networking.arm(request.network, [url for channel in request.channels for url in channel.urls])
+    networking.arm(request.network, _urls(request))
     recorder = Recorder(report)
     if request.action == "probe":
         cache = Path(request.package_cache)
@@ -110,6 +110,9 @@ class _Build:
             interpreted = self._interpreted(lock)
             if lock is None:
                 added, not_reproducible = interpreted.lock_pip() if interpreted is not None else ((), ())
+                if interpreted is not None and request.action == "build":
+                    # Others, who fetch them here, wait for the lockfile.
+                    await self._archives.hold(interpreted.wheels(added))
                 conda = tuple([await self._with_md5(package) for package in conda])
                 lock = self._finish_lock(conda, solution, added, not_reproducible)
             else:
@@ -120,7 +123,7 @@ class _Build:
             if request.max_environment_bytes:
                 self._check_size(prefixes.measure(self._prefix))
             if interpreted is not None:
-                interpreted.install_pip(lock)
+                interpreted.install_pip(lock, await self._archives.hold(interpreted.wheels(lock.packages)))
                 if request.max_environment_bytes:
                     self._check_size(prefixes.measure(self._prefix))
             interpreter_hook.install(self._prefix)
@@ -277,6 +280,15 @@ class _Build:
             downloaded_bytes=self._archives.downloaded_bytes,
             sibling_bytes=self._archives.sibling_bytes,
         )
+
+
+def _urls(request: BuildRequest) -> list[str]:
+    """Return the URLs whose credentials archives are fetched with; a channel's count before an index's on one host."""
+    urls = [url for channel in request.channels for url in channel.urls]
+    if request.sharing.is_on:
+        pip = request.pip_settings
+        urls = [*filter(None, [pip.index_url]), *pip.extra_index_urls, *pip.find_links, *urls]
+    return urls
 
 
 def _siblings(request: BuildRequest, report: Recorder) -> Siblings | None:

@@ -71,7 +71,9 @@ class ArchiveServer:
         self._settings_of = settings_of
         self._wanted = wanted
         self._loop: asyncio.AbstractEventLoop
-        self._listening: socket.socket | None = None
+        self._accepting: asyncio.Task[None]
+        self._listening: socket.socket
+        self._address: tuple[str, int] = ("", 0)
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._giving = 0
@@ -87,22 +89,22 @@ class ArchiveServer:
         if where is None:
             raise UsageError("there is no address to give archives at", hint="setting archives_listen")
         self._listening = _listen(where)
+        self._address = self._listening.getsockname()[:2]
         self._loop = asyncio.new_event_loop()
+        self._accepting = self._loop.create_task(self._accept())
         self._thread = threading.Thread(target=self._run, name="archives", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End all connections and the thread; a second call does nothing."""
         if self._thread is not None:
-            self._loop.call_soon_threadsafe(self._cancel)
+            self._loop.call_soon_threadsafe(self._accepting.cancel)
             self._thread.join(_END_S)
             self._thread = None
 
     def url(self, host: str) -> str:
         """Return the URL at which other hosts reach it: by `host` where it listens on every address."""
-        if self._listening is None:
-            raise UsageError("the archives are not served")
-        address, port = self._listening.getsockname()[:2]
+        address, port = self._address
         shown = host if ipaddress.ip_address(address.partition("%")[0]).is_unspecified else address
         return f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
 
@@ -110,35 +112,31 @@ class ArchiveServer:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        accepting = self._loop.create_task(self._accept())
-        self._tasks.add(accepting)
-        with contextlib.suppress(asyncio.CancelledError):
-            self._loop.run_until_complete(accepting)
-        self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
+        with self._listening, contextlib.suppress(asyncio.CancelledError):
+            self._loop.run_until_complete(self._accepting)
+        self._loop.run_until_complete(self._end())
         self._loop.close()
 
-    def _cancel(self) -> None:
-        for task in self._tasks:
-            task.cancel()
+    async def _end(self) -> None:
+        while left := [task for task in self._tasks if not task.done()]:
+            for task in left:  # again and again: `wait_for` may lose a cancellation (before Python 3.12)
+                task.cancel()
+            await asyncio.wait(left, timeout=0.05)
 
     async def _accept(self) -> None:
-        listening = self._listening
-        if listening is None:
-            return
-        with listening:
-            while True:
-                try:
-                    connection, _ = await self._loop.sock_accept(listening)
-                except OSError as error:  # no descriptor is left: it passes
-                    _log.warning("no connection can be taken for archives: %s", error)
-                    await asyncio.sleep(1.0)
-                    continue
-                if len(self._tasks) > self._settings_of().archives_connections + _MOST_LOOKING:
-                    connection.close()
-                    continue
-                task = self._loop.create_task(self._serve(connection))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+        while True:
+            try:
+                connection, _ = await self._loop.sock_accept(self._listening)
+            except OSError as error:  # no descriptor is left: it passes
+                _log.warning("no connection can be taken for archives: %s", error)
+                await asyncio.sleep(1.0)
+                continue
+            if len(self._tasks) >= self._settings_of().archives_connections + _MOST_LOOKING:
+                connection.close()
+                continue
+            task = self._loop.create_task(self._serve(connection))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     async def _serve(self, connection: socket.socket) -> None:
         with connection:

@@ -15,7 +15,7 @@ Source: uv's documentation of the pip interface; PEP 751 (pylock.toml); PEP 503,
 """
 
 from envmgr.backends.pip.checking import check, unmet
-from envmgr.backends.pip.installing import install
+from envmgr.backends.pip.installing import install, wheels
 from envmgr.backends.pip.locking import Locked, lock
 
-__all__ = ["Locked", "check", "install", "lock", "unmet"]
+__all__ = ["Locked", "check", "install", "lock", "unmet", "wheels"]

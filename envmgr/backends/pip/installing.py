@@ -2,13 +2,20 @@
 
 uv gets them as a ``pylock.toml`` (PEP 751; still a preview in uv 0.13, hence the version is pinned). A wheel with a
 hash is linked from uv's cache where it is already there, which needs the cache on the prefix's file system.
+
+A wheel that lies in the package cache is given to uv as a file there. Measured with uv 0.13: it hashes such a file when
+it first reads it, and knows it in its cache by index and file name, whatever its path; so a second install reads and
+hashes nothing. The only trace of the file would be ``uv_cache.json`` in the distribution's metadata, with the time of
+that file; it is taken out, so that an environment is the same wherever its wheels came from.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from urllib.parse import unquote, urlsplit
 
 from packaging.utils import (
@@ -19,14 +26,19 @@ from packaging.utils import (
     parse_wheel_filename,
 )
 
+from envmgr import fsio
 from envmgr.backends.pip.locking import check_sdist
 from envmgr.backends.pip.uv import Runner, Uv, prepared, translate_failure
+from envmgr.backends.processes import Finished
 from envmgr.backends.processes import run as run_process
 from envmgr.errors import BuildFailed
-from envmgr.events import Reporter, ignore
+from envmgr.events import Event, Reporter, ignore
 from envmgr.lockfile.digests import commit_of
 from envmgr.model import LockedPackage
 from envmgr.wire.pipe import Network, PipSettings
+
+_UV_CACHE = "uv_cache.json"
+_BLOCK_BYTES = 1 << 20
 
 
 def install(
@@ -36,12 +48,16 @@ def install(
     settings: PipSettings,
     network: Network,
     uv_cache: Path,
+    archives: Mapping[str, Path] = MappingProxyType({}),
     is_fresh: bool = False,
     environ: Mapping[str, str] | None = None,
     run: Runner = run_process,
     report: Reporter = ignore,
 ) -> None:
     """Install the pip packages among `packages` into `prefix`, its real path; conda's are ignored.
+
+    `archives` (package name -> file) are those of the `wheels` among them that are here already; one that turns out to
+    be damaged is deleted, and fetched by uv like all others.
 
     With `is_fresh`, nothing that uv's cache has of these packages is believed: prefixes share files with it, so damage
     to one of them is damage to the cache. `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `PolicyRefused`
@@ -58,20 +74,79 @@ def install(
     ) as uv:
         if is_fresh:
             uv.forget([package.name for package in wanted])
-        text = "".join(_entry(package, uv) for package in wanted)
-        (uv.scratch / "pylock.toml").write_text(f'lock-version = "1.0"\ncreated-by = "envmgr"\n{text}', "utf-8")
-        finished = uv.pip(
-            "install", "--preview-features", "pylock", "--no-deps", "--break-system-packages", "--no-sources",
-            *uv.options.build_flags, "--requirements", "pylock.toml", phase="pip", total=len(wanted),
-        )  # fmt: skip
+        finished = _install(wanted, uv, archives)
+        if finished.status != 0 and (whole := _whole(wanted, archives, report)) != archives:
+            archives = whole
+            finished = _install(wanted, uv, archives)
         if finished.status != 0:
             raise translate_failure(finished, "the pip section cannot be installed")
+    _forget_files(prefix, archives)
 
 
-def _entry(package: LockedPackage, uv: Uv) -> str:
+def wheels(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
+    """Return the packages that `install` takes as files: wheels with a hash that came over a network."""
+    return tuple(
+        package
+        for package in packages
+        if package.manager == "pip"
+        and package.sha256 is not None
+        and package.url.startswith(("https://", "http://"))
+        and urlsplit(package.url).path.endswith(".whl")
+        and _kind(package) == "wheel"
+    )
+
+
+def _install(wanted: Sequence[LockedPackage], uv: Uv, archives: Mapping[str, Path]) -> Finished:
+    text = "".join(_entry(package, uv, archives.get(package.name)) for package in wanted)
+    (uv.scratch / "pylock.toml").write_text(f'lock-version = "1.0"\ncreated-by = "envmgr"\n{text}', "utf-8")
+    return uv.pip(
+        "install", "--preview-features", "pylock", "--no-deps", "--break-system-packages", "--no-sources",
+        *uv.options.build_flags, "--requirements", "pylock.toml", phase="pip", total=len(wanted),
+    )  # fmt: skip
+
+
+def _whole(wanted: Sequence[LockedPackage], archives: Mapping[str, Path], report: Reporter) -> dict[str, Path]:
+    """Return those of `archives` whose bytes are what they must be, and delete the others."""
+    whole = {}
+    for package in wanted:
+        path = archives.get(package.name)
+        if path is None:
+            continue
+        with path.open("rb") as file:
+            found = hashlib.sha256()
+            while block := file.read(_BLOCK_BYTES):
+                found.update(block)
+        if found.hexdigest() == str(package.sha256).lower():
+            whole[package.name] = path
+        else:
+            report(Event("warning", "pip", f"the cached archive of {package.name} was damaged; fetching it again"))
+            path.unlink()
+    return whole
+
+
+def _forget_files(prefix: Path, archives: Mapping[str, Path]) -> None:
+    """Take out of the metadata that these distributions were installed from files of this host."""
+    names = {canonicalize_name(name) for name in archives}
+    for path in prefix.glob(f"lib/python*/site-packages/*.dist-info/{_UV_CACHE}") if names else ():
+        if canonicalize_name(path.parent.name.partition("-")[0]) not in names:
+            continue
+        record = path.parent / "RECORD"
+        lines = record.read_text("utf-8").splitlines(keepends=True)
+        kept = "".join(line for line in lines if not line.startswith(f"{path.parent.name}/{_UV_CACHE},"))
+        temporary = record.with_name(f"{fsio.TEMPORARY}RECORD")
+        temporary.write_text(kept, "utf-8", newline="")
+        temporary.chmod(record.stat().st_mode & 0o777)
+        temporary.replace(record)
+        path.unlink()
+
+
+def _entry(package: LockedPackage, uv: Uv, archive: Path | None) -> str:
     """Return a package's part of a pylock.toml; TOML's strings are JSON's."""
     lines = ["[[packages]]", f"name = {json.dumps(package.name)}"]
     url = uv.mirrored(package.url)
+    if archive is not None:
+        lines.append(f"index = {json.dumps(package.url.rpartition('/')[0])}")
+        url = _named(archive, package, uv.scratch).as_uri()
     if package.sha256 is None:
         kind, _, address = url.partition("+")
         address, _, fragment = address.partition("#")
@@ -93,9 +168,22 @@ def _entry(package: LockedPackage, uv: Uv) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
+def _named(archive: Path, package: LockedPackage, scratch: Path) -> Path:
+    """Return a path by which a wheel has the name that tells what is in it."""
+    path = scratch / "wheels" / archive.name / _file_name(package)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_symlink():
+        path.symlink_to(archive)
+    return path
+
+
+def _file_name(package: LockedPackage) -> str:
+    return unquote(urlsplit(package.url).path).rsplit("/", 1)[-1]
+
+
 def _kind(package: LockedPackage) -> str:
     """Tell a wheel and a source distribution by the file's name; anything else is an archive."""
-    name = unquote(urlsplit(package.url).path).rsplit("/", 1)[-1]
+    name = _file_name(package)
     try:
         if name.endswith(".whl"):
             found = parse_wheel_filename(name)[0]
