@@ -17,7 +17,6 @@ cluster's tree, and nothing is told of what was not looked at.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import random
 import threading
@@ -25,6 +24,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
+from envmgr.agent import givers
 from envmgr.agent.jobs import Threads
 from envmgr.agent.membership import Membership
 from envmgr.agent.reconcile import Reconciler
@@ -33,12 +33,12 @@ from envmgr.cluster.absent import sweep_absent
 from envmgr.cluster.intent import Seen, Wanted
 from envmgr.cluster.tree import Tree
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt, EnvmgrError
+from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, EnvmgrError
 from envmgr.names import EnvName
 from envmgr.ports import Siblings
 from envmgr.version import __version__
 from envmgr.wire import socket as wire
-from envmgr.wire.cluster import Host, HostStatus, Progress, decode
+from envmgr.wire.cluster import Host, HostStatus, Progress
 
 if TYPE_CHECKING:
     from envmgr.agent.hands import Hands, Turns
@@ -50,10 +50,9 @@ if TYPE_CHECKING:
 
 LONGEST_JITTER_S = 3.0
 JITTER_PER_HOST_S = 0.001
-MOST_SIBLINGS = 32
-"""So many hosts are asked for archives; all hosts choose the same."""
 SIBLINGS_S = 30.0
 RETRY_S = 5.0
+_MANY_HOSTS = 100
 _END_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -125,7 +124,7 @@ class Agent:
         self._since = clock.time()
         self._membership = Membership(
             session, session, identity, clock,
-            describe=self._describe, keep=keep_identity, on_change=self.wake,
+            describe=self._describe, keep=keep_identity, on_change=self._look_soon,
             session_s=lambda: settings_of().zookeeper_session_s,
         )  # fmt: skip
         self._status = StatusWriter(session, clock, identity.host)
@@ -212,6 +211,13 @@ class Agent:
             self._look_at = min(self._look_at, self._clock.monotonic() + jitter)
             self._woken.notify_all()
 
+    def _look_soon(self) -> None:
+        """Hear that what this host says of itself was changed by somebody else: perhaps the tree is not ours any more."""
+        with self._woken:
+            self._look_at = self._clock.monotonic()
+            self._is_woken = True
+            self._woken.notify_all()
+
     # ---------------------------------------------------------------------------------------------------- the thread
 
     def _run(self) -> None:
@@ -267,6 +273,8 @@ class Agent:
         if self._membership.has_joined and self._session.is_connected:
             later = self._tell()
             due += [] if later is None else [later]
+            if self._status.has_vanished:
+                self._look_soon()
             if is_full:
                 self._sweep()
         return due
@@ -302,8 +310,9 @@ class Agent:
             self._wanted = self._nothing_read()
             self._status = StatusWriter(self._session, self._clock, self._membership.identity.host)
             self._look(self._clock.monotonic())
-        if is_there and is_new:
+        if is_there and (is_new or self._status.has_vanished):
             self._status.begin()
+            self._look_around()
         return is_there
 
     def _nothing_read(self) -> Wanted:
@@ -315,33 +324,31 @@ class Agent:
 
     def _find_siblings(self, now: float) -> None:
         """Know the hosts that give archives, before anything is made."""
-        if now < self._siblings_at + SIBLINGS_S or not self._settings_of().share_archives:
+        if now < self._siblings_at + SIBLINGS_S or not self._session.is_connected:
             return
-        if not self._session.is_connected or self._wanted.present().keys() <= self._hands.published().keys():
-            return
-        self._siblings_at = now
-        hosts = self._session.children(paths.HOSTS)
-        self._hosts = max(1, len(hosts))
-        own = self._membership.identity.host
-        # All hosts choose the same few, whatever their number: each asks ZooKeeper for these only.
-        chosen = sorted(hosts, key=lambda host: hashlib.sha256(host.encode()).digest())[:MOST_SIBLINGS]
-        found = (self._archives_of(host) for host in chosen if host != own)
-        # One that is not chosen ranks nowhere, for nobody waits for it: it takes from those that are.
-        rank = self._archives() if own in chosen else None
-        self._coordinator.living(Siblings(rank, tuple(url for url in found if url is not None)))
+        if not self._wanted.present().keys() <= self._hands.published().keys():
+            self._siblings_at = now
+            self._look_around()
 
-    def _archives_of(self, host: str) -> str | None:
-        node = self._session.get(paths.host(host))
-        try:
-            return None if node is None else decode(Host, node.data, paths.host(host)).archives
-        except Corrupt:
-            return None
+    def _look_around(self) -> None:
+        """Read how many hosts there are, and which give archives; both at one price, however many there are."""
+        hosts = self._session.get(paths.HOSTS)
+        self._hosts = 1 if hosts is None else max(1, hosts.children)
+        if self._settings_of().share_archives:
+            self._coordinator.living(givers.found(self._session, self._membership.identity.host, self._archives()))
 
     def _sweep(self) -> None:
         """Delete intents that are ``absent`` everywhere, if this is the host that does that."""
         absent = self._wanted.absent()
-        if absent and self._session.children(paths.HOSTS)[:1] == (self._membership.identity.host,):
+        if absent and self._is_sweeper():
             sweep_absent(self._session, self._clock, absent)
+
+    def _is_sweeper(self) -> bool:
+        if self._hosts > _MANY_HOSTS:  # who is the first of thousands is not worth the list of all, for each of them
+            return random.random() * self._hosts < 1  # noqa: S311 - no secret
+        hosts = self._session.children(paths.HOSTS)
+        self._hosts = max(1, len(hosts))
+        return hosts[:1] == (self._membership.identity.host,)
 
     # ------------------------------------------------------------------------------------------------- what it tells
 
@@ -401,6 +408,6 @@ class Agent:
             return
         self._said = problem
         if problem is None:
-            _log.info("this host does what its cluster wants again")
+            _log.info("the cluster: all is well")
         else:
             _log.warning("the cluster: %s", problem)

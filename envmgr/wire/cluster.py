@@ -13,6 +13,7 @@ The tree, below the setting ``zookeeper_root``::
     v1/lockfiles/<name>/<class>/parts-<solve>/<n>      a part of a lockfile's compressed text
     v1/status/<host>                 `HostStatus`; the hosts that are known
     v1/progress/<host>               `HostProgress`; ephemeral
+    v1/archives/<host>@<URL>         empty; ephemeral: a host that gives archives to the others, one of the few that do
     v1/claims/…                      see `envmgr.coordination.zookeeper.claims`
 
 The bytes of a record are JSON, compressed with zlib; a reader leaves unknown keys alone and takes defaults for missing

@@ -32,7 +32,10 @@ class NotEmpty(TreeError):
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A node's data and what ZooKeeper knows of it; `modified_at` is UTC seconds by the leader's clock."""
+    """A node's data and what ZooKeeper knows of it; `modified_at` is UTC seconds by the leader's clock.
+
+    `children` is how many there are.
+    """
 
     data: bytes
     version: int
@@ -40,6 +43,7 @@ class Node:
     mzxid: int
     ephemeral_owner: int
     modified_at: float
+    children: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -249,7 +249,7 @@ class Session(Link):
                 raise self._translated(error, path) from error
 
     def _connected_client(self, deadline: float) -> Client:
-        self._check_usable()
+        self.check_usable()
         if not self._is_connected and not self.wait_connected(deadline - self._clock.monotonic()):
             raise self.unavailable("ZooKeeper does not answer")
         client = self._client
@@ -353,7 +353,8 @@ def _create(client: Client, *, node: str, acl: list[security.Acl]) -> Any:
 
 
 def _node(data: bytes, stat: Any) -> Node:
-    return Node(data, stat.version, stat.czxid, stat.mzxid, stat.ephemeralOwner, stat.mtime / 1000)
+    owner, modified_at = stat.ephemeralOwner, stat.mtime / 1000
+    return Node(data, stat.version, stat.czxid, stat.mzxid, owner, modified_at, stat.numChildren)
 
 
 def _check_size(path: str, data: bytes) -> None:

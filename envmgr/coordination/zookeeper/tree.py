@@ -26,6 +26,7 @@ ALIASES = "/v1/aliases"
 LOCKFILES = "/v1/lockfiles"
 STATUS = "/v1/status"
 PROGRESS = "/v1/progress"
+ARCHIVES = "/v1/archives"
 CLAIMS = "/v1/claims"
 
 
