@@ -4,6 +4,8 @@ Orders are files in one directory, so that they reach the backend in whatever pr
 
 =============== ===================================================================================================
 ``fail``        JSON of an error (`EnvmgrError.to_json`), raised in the middle of the build
+``fail-solve``  the same, before there is a lockfile
+``hang-solve``  a FIFO, as ``hang``, before there is a lockfile
 ``crash``       the process that does the work kills itself in the middle of the build
 ``hang``        a FIFO; the build stands still until somebody opens it for writing and writes or closes it, and
                 meanwhile watches its deadline
@@ -134,6 +136,10 @@ class FakeBackend:
         with (build_dir / "build.log").open("w", encoding="utf-8") as log:
             log.write(f"building {request.name}\n")
             report(Event("begin", "solve"))
+            if request.lockfile is None:
+                with contextlib.suppress(FileNotFoundError):  # withdrawn this very moment
+                    _stand_still(self._orders / "hang-solve", deadline)
+                self._fail("fail-solve")
             packages = self._solve(request)
             text = request.lockfile if request.lockfile is not None else _lock_text(request.subdir, tuple(packages))
             on_locked(text)
@@ -189,7 +195,10 @@ class FakeBackend:
             _stand_still(self._orders / "hang", deadline)
         if (self._orders / "crash").exists():
             die_now()
-        failure = self._order("fail")
+        self._fail("fail")
+
+    def _fail(self, order: str) -> None:
+        failure = self._order(order)
         if failure is not None:
             raise errors.from_json(json.loads(failure))
 
@@ -231,8 +240,8 @@ class Orders:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def fail(self, error: EnvmgrError) -> None:
-        (self.directory / "fail").write_text(json.dumps(error.to_json()), encoding="utf-8")
+    def fail(self, error: EnvmgrError, order: str = "fail") -> None:
+        (self.directory / order).write_text(json.dumps(error.to_json()), encoding="utf-8")
 
     def say(self, name: str, text: str = "") -> None:
         (self.directory / name).write_text(text, encoding="utf-8")

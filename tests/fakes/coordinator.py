@@ -285,7 +285,7 @@ class FakeSolve:
     def check(self) -> None:
         if time.monotonic() - self._progressed_at > self._host.stall_s:
             self.claim.lose()
-            raise ClaimLost("the solve made no progress")
+            raise ClaimLost("the solve made no progress, as ordered")
 
     def publish(self, text: str) -> PublishedLockfile:
         host, cluster = self._host, self._host.cluster
