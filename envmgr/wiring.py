@@ -73,8 +73,7 @@ def _coordinator(layout: Layout, settings: Settings) -> Coordinator:
     def connect() -> Coordinator:
         import atexit
 
-        from envmgr.coordination.zookeeper import endpoint
-        from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
+        from envmgr.coordination.zookeeper import coordinator, endpoint
         from envmgr.coordination.zookeeper.session import Session
 
         found = endpoint.of_settings(settings)
@@ -83,14 +82,10 @@ def _coordinator(layout: Layout, settings: Settings) -> Coordinator:
         session = Session(found)
         session.start(0.0)
         atexit.register(session.close)
-        coordinator = ZookeeperCoordinator(
-            session, host=identity.name_of(layout, machine, settings.host_id), store_id=opening.store_id(layout),
-            is_shared=is_shared, settings_of=lambda: settings,
-        )  # fmt: skip
-        coordinator.classes(remembered.classes)
-        return coordinator
+        host = identity.name_of(layout, machine, settings.host_id)
+        return coordinator.of_store(session, layout, host=host, settings_of=lambda: settings)
 
-    is_shared = False
+    is_shared = opening.is_on_shared_filesystem(layout)
     declared = {EnvName(name): held.lock_generation or 1 for name, held in remembered.environments.items()}
     return Lazily(connect, is_shared=is_shared, declared=declared, classes=remembered.classes)
 

@@ -212,7 +212,7 @@ class Agent:
             self._woken.notify_all()
 
     def _look_soon(self) -> None:
-        """Hear that what this host says of itself was changed by somebody else: perhaps the tree is not ours any more."""
+        """Hear that somebody else changed what this host says of itself: perhaps the tree is not ours any more."""
         with self._woken:
             self._look_at = self._clock.monotonic()
             self._is_woken = True

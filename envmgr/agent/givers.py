@@ -36,5 +36,5 @@ def found(tree: Tree, host: str, url: str | None) -> Siblings:
             tree.create(f"{paths.ARCHIVES}/{host}@{quote(url, safe='')}", is_ephemeral=True)
         urls[host] = url
     chosen = sorted(urls, key=lambda name: hashlib.sha256(name.encode()).digest())[:MOST]
-    own = url if host in chosen and urls[host] == url else None
-    return Siblings(own, tuple(urls[name] for name in chosen if name != host))
+    others = tuple(urls[name] for name in chosen if name != host)
+    return Siblings(url, others, is_ranked=host in chosen and urls[host] == url)

@@ -37,6 +37,8 @@ class StatusWriter:
 
     def __init__(self, tree: Tree, clock: Clock, host: str) -> None:
         self.host = host
+        self.has_vanished = False
+        """Whether the document was gone: somebody forgot the host, or emptied the tree. `begin` makes it anew."""
         self._tree = tree
         self._clock = clock
         self._version: int | None = None
@@ -52,7 +54,8 @@ class StatusWriter:
 
     def begin(self) -> None:
         """Read what stands there: a new session of ZooKeeper, or a new name."""
-        self._is_read = False
+        self._is_read = self.has_vanished = False
+        self._told = None
         self._progress = None
 
     def tell(self, status: HostStatus, builds: tuple[Progress, ...]) -> None:
@@ -67,6 +70,8 @@ class StatusWriter:
 
         Raises `CoordinatorUnavailable`; then it stays due. `is_last`: at once, and the progress goes.
         """
+        if self.has_vanished:
+            return None
         now = self._clock.monotonic()
         self._tokens = min(float(BURST), self._tokens + (now - self._counted_at) / PAUSE_S)
         self._counted_at = now
@@ -74,7 +79,8 @@ class StatusWriter:
         if self._due is not None:
             if self._tokens >= 1.0 or is_last:
                 self._tokens = max(0.0, self._tokens - 1.0)
-                self._write(self._due)
+                if not self._write(self._due):
+                    return None if self.has_vanished else now + PAUSE_S
                 self._told, self._due = self._due, None
             else:
                 later.append(now + (1.0 - self._tokens) * PAUSE_S)
@@ -90,12 +96,13 @@ class StatusWriter:
                 later.append(self._progress_at + PROGRESS_S)
         return min(later, default=None)
 
-    def _write(self, status: HostStatus) -> None:
+    def _write(self, status: HostStatus) -> bool:
+        """Write the document; tell whether it could be, see `has_vanished`."""
         path = paths.status(self.host)
         data = encode(status)
         if len(data) > LARGEST_NODE_BYTES:
             data = encode(replace(status, environments=tuple(map(_shortened, status.environments))))
-        for _ in range(3):  # somebody forgets this host, or an earlier instance of it writes a last time
+        for _ in range(3):  # an earlier instance of this host writes a last time
             if not self._is_read:
                 node = self._tree.get(path)
                 self._version = None if node is None else node.version
@@ -105,12 +112,16 @@ class StatusWriter:
                     self._version = self._tree.create(path, data).version
                 else:
                     self._version = self._tree.put(path, data, version=self._version).version
-                return
-            except (BadVersion, NodeExists, NoNode):
+                return True
+            except NoNode:
+                self.has_vanished = True
+                return False
+            except (BadVersion, NodeExists):
                 self._is_read = False
             except BaseException:
                 self._is_read = False  # it may have been written, although nobody heard the answer
                 raise
+        return False
 
     def _write_progress(self, progress: HostProgress) -> None:
         path = paths.progress(self.host)

@@ -5,7 +5,8 @@ personal store's is 0600 in a directory that only its user can search; a service
 0666 without that setting. The socket of a daemon that was killed is replaced by the next one's, and one that stops
 removes its own. Sockets that the service manager passes are used as they are.
 
-The lock is a flock on ``<root>/locks/daemon.lock``, which names its holder and ends with him.
+The lock is a flock on ``<root>/locks/daemon.lock``, which names its holder and ends with him; of a store that several
+hosts mount, each host has one of its own.
 
 Source: unix(7), flock(2).
 """
@@ -50,9 +51,12 @@ class Listener:
 
 
 @contextlib.contextmanager
-def only_daemon(layout: Layout) -> Iterator[None]:
-    """Be the only daemon of a store for the length of the block; `EnvironmentInUse` names who is."""
-    path = layout.locks / "daemon.lock"
+def only_daemon(layout: Layout, on: str | None = None) -> Iterator[None]:
+    """Be the only daemon of a store for the length of the block; `EnvironmentInUse` names who is.
+
+    With `on`, the only one on this machine.
+    """
+    path = layout.locks / ("daemon.lock" if on is None else f"daemon-{on}.lock")
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     with locks.exclusive(fd) as is_ours:
         if not is_ours:

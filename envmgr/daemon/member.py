@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 from envmgr.agent import identity, memory
 from envmgr.agent.agent import Agent
 from envmgr.cluster.administration import Administration
-from envmgr.coordination.zookeeper import endpoint
-from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
+from envmgr.coordination.zookeeper import coordinator, endpoint
 from envmgr.coordination.zookeeper.session import BOOT_CLOCK, Session
 from envmgr.daemon.archives import ArchiveServer
 from envmgr.daemon.declared import Declared
+from envmgr.store import opening
 
 if TYPE_CHECKING:
     from envmgr.daemon.service import Service
@@ -63,9 +63,8 @@ class Member:
         self._clock = context.clock
         machine = identity.machine(socket.gethostname())
         outside = identity.runtime_directory(layout)
-        who = identity.settle(
-            layout, machine, host_id=settings.host_id, is_shared=context.coordinator.is_shared, outside=outside
-        )
+        is_shared = opening.is_on_shared_filesystem(layout)
+        who = identity.settle(layout, machine, host_id=settings.host_id, is_shared=is_shared, outside=outside)
         if who.copied_from is not None:
             _log.warning(
                 "the disk is a copy of that of %s: this is another host, and its store has the id %s from now on",
@@ -75,10 +74,7 @@ class Member:
         if found is None:
             raise ValueError("the setting zookeeper is empty")
         self._session = Session(found)
-        self._coordinator = ZookeeperCoordinator(
-            self._session, host=who.host, store_id=who.store_id, is_shared=context.coordinator.is_shared,
-            settings_of=self._settings,
-        )  # fmt: skip
+        self._coordinator = coordinator.of_store(self._session, layout, host=who.host, settings_of=self._settings)
         hands = Declared(service, self._coordinator, layout)
         self._archives: ArchiveServer | None = None
         if settings.share_archives and settings.archives_listen is not None:
@@ -102,6 +98,7 @@ class Member:
         if self._archives is not None:
             self._archives.start()
         self._session.start(0.0)
+        self._coordinator.hold()
         self._agent.start()
 
     def declared(self) -> Collection[EnvName]:

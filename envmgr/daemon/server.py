@@ -24,6 +24,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING
 from uvicorn.config import Config
 from uvicorn.server import ServerState
 
+from envmgr.agent import identity
 from envmgr.daemon import listening, protocol, systemd
 from envmgr.daemon.app import Gate, application
 from envmgr.daemon.cluster_routes import ClusterRoutes
@@ -109,7 +111,7 @@ class Daemon:
         """Serve until told to stop; return the exit code."""
         _raise_descriptor_limit()
         locks.load()
-        with self._log.capturing(), listening.only_daemon(self._layout):
+        with self._log.capturing(), listening.only_daemon(self._layout, self._machine_of_shared()):
             self._member = self._membership()
             with listening.listeners(self._layout, self._service.settings, self._inherited) as found:
                 self._housekeeping.start()
@@ -124,6 +126,12 @@ class Daemon:
             _log.warning("work that does not come to an end is left behind")
             os._exit(0)
         return 0
+
+    def _machine_of_shared(self) -> str | None:
+        """Return this machine's id where other hosts have daemons for the same store."""
+        if not self._service.settings.zookeeper or not opening.is_on_shared_filesystem(self._layout):
+            return None
+        return identity.machine(socket.gethostname()).id
 
     def _membership(self) -> Member | None:
         if not self._service.settings.zookeeper:
