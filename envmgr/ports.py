@@ -118,13 +118,15 @@ class Solving(Protocol):
 class Siblings:
     """The hosts that give archives to each other: URLs of their archives; `own` is ``None`` where this one gives none.
 
-    Every host of the cluster knows each by the same URL, so that all rank them alike. `solver` is that of the host that
-    solved the lockfile in force of the environment in question: it has all of its archives.
+    Every host of the cluster knows each by the same URL, so that all rank them alike; in a large cluster some give
+    archives that the others do not know of (`is_ranked` false). `solver` is the URL of the host that solved the
+    lockfile in force of the environment in question: it has all of its archives.
     """
 
     own: str | None = None
     others: tuple[str, ...] = ()
     solver: str | None = None
+    is_ranked: bool = True
 
 
 class Coordinator(Protocol):

@@ -82,8 +82,8 @@ class Told(Protocol):
     def declared(self, names: Mapping[EnvName, int]) -> None:
         """Hear what the cluster wants here, with the least generation of each lockfile."""
 
-    def living(self, siblings: Siblings, archives: Mapping[str, str] | None = None) -> None:
-        """Hear which hosts give archives, and at which URL each does."""
+    def living(self, siblings: Siblings) -> None:
+        """Hear which hosts give archives."""
 
     def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
         """Hear which machine classes the cluster declares."""

@@ -79,4 +79,5 @@ def _sharing(context: Context, name: EnvName) -> Sharing:
     if not settings.share_archives:
         return Sharing()
     found = context.coordinator.siblings(name)
-    return Sharing(found.own, found.others, found.solver, settings.archives_wait_s)
+    solver = found.solver if found.solver != found.own else None
+    return Sharing(found.own if found.is_ranked else None, found.others, solver, settings.archives_wait_s)

@@ -21,6 +21,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from envmgr import errors
@@ -85,9 +86,8 @@ class ZookeeperCoordinator:
         self._probe = probe
         self._generations: Mapping[EnvName, int] = {}
         self._siblings = Siblings()
-        self._archives: Mapping[str, str] = {}
         self._classes: Mapping[str, Mapping[str, str]] = {}
-        self._solvers: dict[EnvName, str] = {}
+        self._solvers: dict[EnvName, str | None] = {}
 
     # ---------------------------------------------------------------------------------------------- told by the agent
 
@@ -95,10 +95,9 @@ class ZookeeperCoordinator:
         """Take what the cluster wants on this host: name → the least generation of its lockfile (`Intent`)."""
         self._generations = dict(generations)
 
-    def living(self, siblings: Siblings, archives: Mapping[str, str] | None = None) -> None:
-        """Take the URLs of the hosts that give archives; `archives`: host → URL, this host's among them."""
+    def living(self, siblings: Siblings) -> None:
+        """Take the URLs of the hosts that give archives."""
         self._siblings = siblings
-        self._archives = dict(archives or {})
 
     def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
         """Take the declared machine classes (`envmgr.wire.cluster.Cluster.classes`)."""
@@ -114,9 +113,7 @@ class ZookeeperCoordinator:
         return self._generations.get(name, 1)
 
     def siblings(self, name: EnvName) -> Siblings:
-        found = self._siblings
-        solver = self._archives.get(self._solvers.get(name, ""))
-        return Siblings(found.own, found.others, solver)
+        return replace(self._siblings, solver=self._solvers.get(name))
 
     # --------------------------------------------------------------------------------------------------------- claims
 
@@ -156,7 +153,7 @@ class ZookeeperCoordinator:
             manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
             if manifest is None:
                 return None
-            self._solvers[name] = manifest.published_by
+            self._solvers[name] = manifest.archives
             return self.lockfiles.read(manifest, timeout_s=SHORT_S)
 
     def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
@@ -194,7 +191,8 @@ class ZookeeperCoordinator:
                 found = self._published(name, machine_class, generation, wait_s)
                 if found is None:
                     self._check_failure(name, machine_class, generation, is_retry=is_retry)
-            solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s)
+            archives = self._siblings.own
+            solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s, archives)
             with _watched(solve, self.session, settings.solve_stall_s):
                 yield solve
 
@@ -225,7 +223,10 @@ class ZookeeperCoordinator:
 
     def _published(self, name: EnvName, machine_class: str, generation: int, wait_s: float) -> PublishedLockfile | None:
         found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)
-        return None if found is None or found.generation < generation else found
+        if found is None or found.generation < generation:
+            return None
+        self._solvers[name] = found.archives
+        return found
 
     def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
         failure = self.lockfiles.failure(name, machine_class, generation)
@@ -281,6 +282,7 @@ class Solve:
         generation: int,
         found: PublishedLockfile | None,
         wait_s: float,
+        archives: str | None,
     ) -> None:
         self.claim = claim
         self.found = found
@@ -290,6 +292,7 @@ class Solve:
         self._machine_class = machine_class
         self._generation = generation
         self._wait_s = wait_s
+        self._archives = archives
         self._stalled_for_s: float | None = None
 
     def progress(self) -> None:
@@ -312,7 +315,13 @@ class Solve:
         with _reached():
             self.claim.check()
             return self._lockfiles.publish(
-                self._name, self._machine_class, self._generation, text, self.claim, wait_s=self._wait_s
+                self._name,
+                self._machine_class,
+                self._generation,
+                text,
+                self.claim,
+                archives=self._archives,
+                wait_s=self._wait_s,
             )
 
     def fail(self, error: EnvmgrError) -> None:

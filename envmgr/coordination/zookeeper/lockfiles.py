@@ -120,18 +120,32 @@ class Lockfiles:
         if len(data) != manifest.size_bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
             raise _damaged(where, "its text is not what the manifest says")
         return PublishedLockfile(
-            EnvName(manifest.name), manifest.machine_class, manifest.generation, manifest.digest, data.decode()
+            EnvName(manifest.name),
+            manifest.machine_class,
+            manifest.generation,
+            manifest.digest,
+            data.decode(),
+            manifest.archives,
         )
 
     # -------------------------------------------------------------------------------------------------- publishing
 
     def publish(
-        self, name: EnvName, machine_class: str, generation: int, text: str, claim: Claim, *, wait_s: float = CALL_S
+        self,
+        name: EnvName,
+        machine_class: str,
+        generation: int,
+        text: str,
+        claim: Claim,
+        *,
+        archives: str | None = None,
+        wait_s: float = CALL_S,
     ) -> PublishedLockfile:
         """Publish a generation under the claim on its solve, and return what is in force: this or another's.
 
-        `wait_s` bounds the wait for reading again when nobody said what became of it. Raises `ClaimLost`,
-        `LockfileTooLarge`, `CoordinatorUnavailable` (nothing was published, or nobody knows: read again).
+        `archives` is the URL at which this host, which has them all, gives archives. `wait_s` bounds the wait for
+        reading again when nobody said what became of it. Raises `ClaimLost`, `LockfileTooLarge`,
+        `CoordinatorUnavailable` (nothing was published, or nobody knows: read again).
         """
         data = text.encode()
         parts = _split(name, data)
@@ -151,6 +165,7 @@ class Lockfiles:
             published_by=self._host,
             published_at=time.time(),
             token=claim.token,
+            archives=archives,
         )
         claim.check()
         try:
@@ -161,7 +176,7 @@ class Lockfiles:
                 raise _damaged(tree.manifest(name, machine_class, generation), "it is there and is not") from None
             self._delete_parts(name, machine_class, word)
             return found
-        return PublishedLockfile(name, machine_class, generation, manifest.digest, text)
+        return PublishedLockfile(name, machine_class, generation, manifest.digest, text, archives)
 
     def _commit(self, manifest: Manifest, claim: Claim, wait_s: float) -> None:
         """Make the manifest under the claim, and with it forget that the generation failed; `NodeExists`: another's."""
