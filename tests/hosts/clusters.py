@@ -190,6 +190,21 @@ class Node:
             return self._cluster.programs.run(self.host, ["envmgr", *words], self.environ(), Path(directory), given)
 
     @contextlib.contextmanager
+    def running(self, *words: str, given: bytes = b"") -> Iterator[Process]:
+        """Have a command run on this host for the length of a block; what it says goes to the daemon's log."""
+        with tempfile.TemporaryFile() as stdin, (self.host.directory / "daemon.log").open("ab") as log:
+            stdin.write(given)
+            stdin.seek(0)
+            process = self._cluster.programs.start(
+                self.host, ["envmgr", *words], self.environ(), stdin=stdin, stdout=log, stderr=log
+            )
+        try:
+            yield process
+        finally:
+            process.send(signal.SIGTERM)
+            process.wait()
+
+    @contextlib.contextmanager
     def leasing(self, name: EnvName) -> Iterator[Process]:
         """Have a process of this host hold a lease for the length of a block."""
         told, tell = os.pipe()
@@ -223,6 +238,11 @@ class Node:
         kept = {os.readlink(entry).split("/")[2] for entry in (self.root / "envs").iterdir() if len(entry.name) == 20}
         builds = [f"{self.name}: build {entry}" for entry in os.listdir(self.root / "builds") if entry not in kept]
         return [*builds, *(f"{self.name}: trash {entry}" for entry in os.listdir(self.root / "trash"))]
+
+    def strangers(self) -> list[str]:
+        """Return what runs on the host beside the daemon and what mounts its disk."""
+        own = None if self.daemon is None else self.daemon.pid
+        return [words for pid, words in self.host.processes().items() if pid != own and not words.startswith("bindfs ")]
 
 
 class Cluster(contextlib.AbstractContextManager["Cluster"]):
@@ -429,7 +449,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
                 *(f"{host} is there" for host in said - alive),
                 *(f"progress of {host}" for host in self.session.children(tree.PROGRESS)),
                 *(word for node in live for word in node.leftovers()),
-                *(f"{node.name} runs {len(runs)}" for node in live if len(runs := node.host.processes()) > 1),
+                *(f"{node.name} runs {word}" for node in live for word in node.strangers()),
             ]
 
         until(lambda: not self._patiently(left), lambda: f"left: {left()}")

@@ -13,7 +13,7 @@ process and all its children end.
     ``FAKE_ORDERS``    the directory of the backend's orders (`fakes.backend`); those in its ``solve`` are followed
                        in the middle of a solve; without it the real backend works
     ``STORE_SHARED``   set where other hosts write the same store
-    ``PLANTED``        a bug: ``no build lock`` or ``no solve claim``, for the proof that the proof sees it
+    ``PLANTED``        a bug: one of `_plant`, for the proof that the proof sees it
     =================  ============================================================================================
 
 ``lease ROOT NAME``   holds a lease until its standard input ends; says ``leased`` or ``none``
@@ -44,17 +44,19 @@ if __name__ == "__main__":
 from fakes.backend import FakeBackend
 from fakes.processes import die_with_parent
 
-import envmgr.agent.entries
+import envmgr.agent.reconcile
 import envmgr.coordination.zookeeper.claims
 import envmgr.coordination.zookeeper.coordinator
 import envmgr.daemon.server
 from envmgr import fsio, ready
 from envmgr.cli import main
+from envmgr.coordination.zookeeper import tree
+from envmgr.coordination.zookeeper.claims import Claim, Claims
 from envmgr.events import Reporter
 from envmgr.fsio import Point, Step
 from envmgr.model import LockedPackage
 from envmgr.ports import Deadline
-from envmgr.store import locks
+from envmgr.store import leases, locks
 from envmgr.wire.pipe import BuildRequest, BuildResult
 from hosts.history import Facts, Writer
 
@@ -92,10 +94,9 @@ class Recorder:
         # The step is told without what it is done to: that stands in the frame of the function that does it.
         given = sys._getframe(2).f_locals
         if point == "before":
-            begun = (
-                self._trash(given["source"]) if step is Step.TRASH else self._publish(given["path"], given["target"])
-            )
-            self._open.end, self._open.facts = begun
+            is_trash = step is Step.TRASH
+            self._open.end = self._trash(given["source"]) if is_trash else self._publish(given["path"], given["target"])
+            self._open.facts = {}
         elif point == "changed" and step is not Step.TRASH:
             self._open.facts.update(_published(given["path"]))
         elif point == "after":
@@ -179,7 +180,7 @@ def work(words: list[str]) -> int:
     recorder = Recorder(history, is_shared="STORE_SHARED" in os.environ)
     fsio.observer = recorder.step
     envmgr.coordination.zookeeper.claims.observer = recorder.claim
-    envmgr.agent.entries.FIRST_BACK_OFF_S = _BACK_OFF_S
+    envmgr.agent.reconcile.FIRST_BACK_OFF_S = _BACK_OFF_S
     _plant(os.environ.get("PLANTED"))
     orders = os.environ.get("FAKE_ORDERS")
     return main(words[1:], backend=None if orders is None else RecordedBackend(Path(orders), history))
@@ -199,17 +200,25 @@ def _hold_lease(history: Writer, root: str, name: str) -> int:
 
 def _plant(bug: str | None) -> None:
     """Break what the proof must see broken."""
-    if bug == "no build lock":
+    if bug is None:
+        return
+    broken: tuple[object, str] = {
+        "no build lock": (locks, "try_lock"),
+        "no lease": (leases, "exclusive"),
+        "no claim": (envmgr.coordination.zookeeper.claims.Claims, "acquire"),
+    }[bug]
+    setattr(*broken, _claim_of_nobody if bug == "no claim" else _granted)
 
-        @contextlib.contextmanager
-        def granted(*_layout_and_name: object) -> Iterator[bool]:
-            yield True
 
-        locks.try_lock = granted  # type: ignore[assignment]  # a bug
-    elif bug == "no solve claim":
-        envmgr.coordination.zookeeper.coordinator.ZookeeperCoordinator.lockfile = (  # type: ignore[method-assign]  # a bug
-            lambda *_self_and_name: None
-        )
+@contextlib.contextmanager
+def _granted(*_whatever: object) -> Iterator[bool]:
+    yield True
+
+
+@contextlib.contextmanager
+def _claim_of_nobody(claims: Claims, *_whatever: object, **_further: object) -> Iterator[Claim]:
+    """Hold what was never acquired; what is written under it is guarded by a node that always stands."""
+    yield Claim(claims._session, tree.CLUSTER, claims._session.epoch, 1)
 
 
 # --------------------------------------------------------------------------------------------------- taking the orders

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 from fakes.worlds import spec_of
 from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
 
 from envmgr.names import EnvName
 from hosts.clusters import Cluster, Node, until
@@ -81,8 +83,10 @@ def test_a_host_that_was_down_during_the_removal(cluster: Cluster) -> None:
     until(lambda: name not in {it.name for it in cluster.administration.status().environments}, "absent for ever")
 
 
-def test_an_emptied_and_a_restored_tree(cluster: Cluster) -> None:
+def test_an_emptied_and_a_restored_tree(new_cluster: Callable[..., Cluster]) -> None:
     """When the tree is gone, and when an older one comes back, no host deletes anything; what is new is made again."""
+    cluster = new_cluster(3, servers=1)
+    cluster.start()
     old, again = cluster.create("in-the-old-tree"), cluster.create("declared-again")
     cluster.wait_ready(old)
     cluster.wait_ready(again)
@@ -101,11 +105,11 @@ def test_an_emptied_and_a_restored_tree(cluster: Cluster) -> None:
         for name in names:
             cluster.wait_ready(name)
         deleted = [len(cluster.hosts_of("delete", name)) for name in names]
-        for entry in client.get_children(_TREE):
-            client.delete(f"{_TREE}/{entry}", recursive=True)
+        cluster.prove()
+        _replace(client, {})
         _wait_problem(cluster, "emptied")
         assert _is_all_there(cluster, names)
-        _restore(client, kept)
+        _replace(client, kept)
     _wait_problem(cluster, "restored")
     later = cluster.create("after-the-restoration")
     cluster.wait_ready(later)
@@ -126,21 +130,25 @@ def _wait_problem(cluster: Cluster, word: str) -> None:
     until(is_told, lambda: [node.envmgr("status") for node in cluster.nodes.values()])
 
 
-def _export(client: KazooClient, path: str) -> dict[str, bytes]:
-    """Return the data of all nodes that are not ephemeral."""
+def _export(client: KazooClient, path: str, *, is_whole: bool = False) -> dict[str, bytes]:
+    """Return the data of all nodes, or of those that are not ephemeral."""
     data, stat = client.get(path)
-    found = {} if stat.ephemeralOwner else {path: data}
+    found = {} if stat.ephemeralOwner and not is_whole else {path: data}
     for entry in client.get_children(path):
-        found.update(_export(client, f"{path}/{entry}"))
+        with contextlib.suppress(NoNodeError):
+            found.update(_export(client, f"{path}/{entry}", is_whole=is_whole))
     return found
 
 
-def _restore(client: KazooClient, kept: Mapping[str, bytes]) -> None:
-    """Put the nodes back in one transaction, as a server that is started on an old copy would."""
-    for entry in client.get_children(_TREE):
-        client.delete(f"{_TREE}/{entry}", recursive=True)
-    transaction = client.transaction()
-    for path in sorted(kept):
-        if path != _TREE:
-            transaction.create(path, kept[path])
-    assert not [it for it in transaction.commit() if isinstance(it, Exception)]
+def _replace(client: KazooClient, kept: Mapping[str, bytes]) -> None:
+    """Put these nodes in the place of all that are there, at once, as servers do that are started on other data."""
+
+    def is_done() -> bool:
+        transaction = client.transaction()
+        for path in sorted(_export(client, _TREE, is_whole=True), reverse=True):
+            transaction.delete(path)
+        for path in sorted(kept) or [_TREE]:
+            transaction.create(path, kept.get(path, b""))
+        return not [it for it in transaction.commit() if isinstance(it, Exception)]
+
+    until(is_done)  # while hosts write
