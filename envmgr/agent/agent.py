@@ -31,8 +31,8 @@ from envmgr.agent.reconcile import Reconciler
 from envmgr.agent.status import StatusWriter
 from envmgr.cluster.absent import sweep_absent
 from envmgr.cluster.intent import Seen, Wanted
-from envmgr.cluster.tree import Tree
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, EnvmgrError
 from envmgr.names import EnvName
 from envmgr.ports import Siblings

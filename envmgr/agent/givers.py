@@ -18,7 +18,7 @@ from envmgr.coordination.zookeeper.nodes import NodeExists
 from envmgr.ports import Siblings
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
 
 MOST = 32
 

@@ -28,8 +28,7 @@ from envmgr.wire.cluster import Host, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.agent.identity import Identity
-    from envmgr.cluster.tree import Tree
-    from envmgr.coordination.zookeeper.nodes import Node
+    from envmgr.coordination.zookeeper.nodes import Node, Tree
     from envmgr.ports import Clock
 
 _MOST_NAMES = 3

@@ -19,7 +19,7 @@ from envmgr.wire.cluster import Intent, Revision, decode
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
 
 

@@ -27,7 +27,7 @@ from envmgr.names import Alias, EnvName
 from envmgr.wire.cluster import Cluster, Intent, Revision, decode
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
 
 _ALIAS = "aliases/"
 _CORDON = "cordons/"

@@ -16,7 +16,7 @@ from envmgr.names import Alias, EnvName
 from envmgr.wire.cluster import DeclaredEnvironment, GenerationInfo, Host, HostInfo, Intent, Row, decode
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
 
 _BRIEFEST_PAUSE_S = 0.2

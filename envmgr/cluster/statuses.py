@@ -30,7 +30,7 @@ from envmgr.wire.cluster import (
 )
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
 
 T = TypeVar("T")

@@ -31,7 +31,7 @@ from envmgr.version import __version__
 from envmgr.wire.cluster import FORMAT, Cluster, Exported, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
 
 AHEAD = 1 << 20

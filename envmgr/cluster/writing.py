@@ -23,7 +23,7 @@ from envmgr.version import __version__
 from envmgr.wire.cluster import FORMAT, Change, Cluster, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
-    from envmgr.cluster.tree import Tree
+    from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
 
 T = TypeVar("T")

@@ -7,9 +7,8 @@ import dataclasses
 
 from fakes.worlds import spec_of
 
-from envmgr.cluster.tree import Tree
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.coordination.zookeeper.nodes import NodeExists
+from envmgr.coordination.zookeeper.nodes import NodeExists, Tree
 from envmgr.names import EnvName
 from envmgr.wire.cluster import (
     Declaration,

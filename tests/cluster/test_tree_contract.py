@@ -8,9 +8,18 @@ from collections.abc import Callable, Iterator
 import pytest
 from fakes.tree import FakeServers
 
-from envmgr.cluster.tree import Tree
 from envmgr.coordination.zookeeper.endpoint import Endpoint
-from envmgr.coordination.zookeeper.nodes import BadVersion, Check, Create, Delete, NodeExists, NoNode, NotEmpty, Put
+from envmgr.coordination.zookeeper.nodes import (
+    BadVersion,
+    Check,
+    Create,
+    Delete,
+    NodeExists,
+    NoNode,
+    NotEmpty,
+    Put,
+    Tree,
+)
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import LockfileTooLarge
 from envmgr.wire.cluster import LARGEST_NODE_BYTES

@@ -9,9 +9,9 @@ from fakes.tree import FakeServers, FakeTree
 
 from envmgr.cluster import writing
 from envmgr.cluster.administration import Administration
-from envmgr.cluster.tree import Tree
 from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable
 from envmgr.wire.cluster import Cluster, Revision, decode, encode
 

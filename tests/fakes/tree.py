@@ -101,6 +101,8 @@ def _children(nodes: Mapping[str, Node], path: str) -> tuple[str, ...]:
     return tuple(sorted(name for name in (it[len(above) :] for it in nodes if it.startswith(above)) if "/" not in name))
 
 
+# The port's parameters, for which a fake that answers at once has no use.
+# ruff: noqa: ARG002
 class FakeTree:
     """One session. `reads` counts what was asked for; `lose_next` says what becomes of the next write."""
 
@@ -122,21 +124,21 @@ class FakeTree:
     def _nodes(self) -> Mapping[str, Node]:
         return self._servers.nodes if self._lags_at is None else self._lags_at
 
-    def get(self, path: str, *, watch: Watch | None = None) -> Node | None:
+    def get(self, path: str, *, watch: Watch | None = None, timeout_s: float = 5.0) -> Node | None:
         with self._servers.lock:
             self.reads.append(path)
             if watch is not None:
                 self._servers.watch("data", path, watch)
             return self._nodes.get(path)
 
-    def children(self, path: str, *, watch: Watch | None = None) -> tuple[str, ...]:
+    def children(self, path: str, *, watch: Watch | None = None, timeout_s: float = 5.0) -> tuple[str, ...]:
         with self._servers.lock:
             self.reads.append(path)
             if watch is not None:
                 self._servers.watch("children", path, watch)
             return _children(self._nodes, path)
 
-    def create(self, path: str, data: bytes = b"", *, is_ephemeral: bool = False) -> Node:
+    def create(self, path: str, data: bytes = b"", *, is_ephemeral: bool = False, timeout_s: float = 5.0) -> Node:
         with self._servers.lock:
             above = list(itertools.accumulate(path.split("/")[1:-1], "{}/{}".format, initial=""))[1:]
             for parent in above:
@@ -145,15 +147,15 @@ class FakeTree:
             self.write([Create(path, data, is_ephemeral)])
             return self._servers.nodes[path]
 
-    def put(self, path: str, data: bytes, *, version: int = -1) -> Node:
+    def put(self, path: str, data: bytes, *, version: int = -1, timeout_s: float = 5.0) -> Node:
         with self._servers.lock:
             self.write([Put(path, data, version)])
             return self._servers.nodes[path]
 
-    def delete(self, path: str, *, version: int = -1) -> None:
+    def delete(self, path: str, *, version: int = -1, timeout_s: float = 5.0) -> None:
         self.write([Delete(path, version)])
 
-    def write(self, operations: Sequence[Operation]) -> None:
+    def write(self, operations: Sequence[Operation], *, timeout_s: float = 5.0) -> None:
         size = sum(len(operation.data) for operation in operations if isinstance(operation, Create | Put))
         if size > LARGEST_NODE_BYTES:
             raise LockfileTooLarge(f"{size} bytes are too many")
@@ -164,5 +166,5 @@ class FakeTree:
         if loss is not None:
             raise CoordinatorUnavailable("the connection was lost", is_unknown=True)
 
-    def sync(self, path: str = "/") -> None:  # noqa: ARG002 - the port has it
+    def sync(self, path: str = "/", *, timeout_s: float = 5.0) -> None:
         self._lags_at = None

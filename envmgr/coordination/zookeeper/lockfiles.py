@@ -35,8 +35,8 @@ from typing import TYPE_CHECKING
 
 from envmgr import lockfile
 from envmgr.coordination.zookeeper import tree
-from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode, NotEmpty
-from envmgr.coordination.zookeeper.session import CALL_S, Session
+from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode, NotEmpty, Tree
+from envmgr.coordination.zookeeper.session import CALL_S
 from envmgr.errors import ClaimLost, CoordinatorUnavailable, Corrupt, EnvmgrError, LockfileTooLarge
 from envmgr.model import PublishedLockfile
 from envmgr.names import EnvName
@@ -55,7 +55,7 @@ _PARTS = "parts-"
 class Lockfiles:
     """See the module; any thread. Every method raises `CoordinatorUnavailable`, and `Corrupt` for a damaged tree."""
 
-    def __init__(self, session: Session, host: str) -> None:
+    def __init__(self, session: Tree, host: str) -> None:
         self._session = session
         self._host = host
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 
 class TreeError(Exception):
@@ -81,3 +83,37 @@ class Check:
 
 
 Operation = Create | Put | Delete | Check
+
+
+class Tree(Protocol):
+    """The verbs of `envmgr.coordination.zookeeper.session.Session`; a fake in ``tests/fakes`` keeps the same contract.
+
+    Any thread. Every verb is bounded, and raises `CoordinatorUnavailable` without an answer. A watch is called once, on
+    any thread, after the next change of what was read; it may also never be called.
+    """
+
+    def get(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...) -> Node | None:
+        """Return a node, or ``None``; it may be a little behind (see `sync`), never behind what was read before."""
+
+    def children(
+        self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...
+    ) -> tuple[str, ...]:
+        """Return the names of a node's children, sorted; none if it is missing."""
+
+    def create(self, path: str, data: bytes = b"", *, is_ephemeral: bool = False, timeout_s: float = ...) -> Node:
+        """Make a node and the parents it lacks; raises `NodeExists`."""
+
+    def put(self, path: str, data: bytes, *, version: int = -1, timeout_s: float = ...) -> Node:
+        """Replace a node's data; raises `NoNode`, and `BadVersion` if it is not the version given."""
+
+    def delete(self, path: str, *, version: int = -1, timeout_s: float = ...) -> None:
+        """Delete a node without children; raises `NoNode`, `BadVersion`, `NotEmpty`."""
+
+    def write(self, operations: Sequence[Operation], *, timeout_s: float = ...) -> None:
+        """Do all or none; raises the error of the first that fails, its `index` set.
+
+        `CoordinatorUnavailable` whose field ``is_unknown`` is true: nobody knows whether it was done.
+        """
+
+    def sync(self, path: str = "/", *, timeout_s: float = ...) -> None:
+        """Bring what is read next up to date with all that was written before."""
