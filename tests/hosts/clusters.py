@@ -399,6 +399,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
                     self.own.moment(
                         "lockfile", name=name, machine_class=machine_class, generation=manifest.generation,
                         digest=manifest.digest, token=manifest.token, zxid=node.czxid,
+                        created_at=node.modified_at - time.time() + time.clock_gettime(time.CLOCK_BOOTTIME),
                     )  # fmt: skip
         return found
 

@@ -13,15 +13,15 @@ have one kernel, so that CLOCK_BOOTTIME orders the events of all of them.
                        ``lock_digest``, ``machine_class``, ``problems`` (words; what makes the prefix not whole)
 ``claimed``   moment   a claim was got: ``key`` (``build/<store>/<name>``, ``solve/<name>/<class>``), ``token``
 ``in force``  moment   a host was told a lockfile: ``name``, ``machine_class``, ``generation``, ``digest``
-``lockfile``  moment   what stands in ZooKeeper, however often it was looked at: the same and ``token``, ``zxid`` of the
-                       manifest's creation
+``lockfile``  moment   what stands in ZooKeeper, however often it was looked at: the same, ``token``, and ``zxid`` and
+                       ``created_at`` of the manifest's creation
 ``solve``     moment   a backend solved: ``name``
 ``doomed``    moment   everything of ``run`` is about to be killed: what it had begun lasted at least until now
 ====================== ===============================================================================================
 
 A span that never ended lasts for ever, unless its run was doomed. All spans are what certainly was, so that two that
-exclude each other and overlap are proof that something is wrong. Claims are compared by token, the order in which
-ZooKeeper gave them, which a frozen host's clock cannot bend.
+exclude each other and overlap are proof that something is wrong. ZooKeeper tells times in milliseconds, so what comes
+closer than `_EXACT_S` is not told apart.
 
 Not seen: what happens in a process that writes no history (the tests look at the hosts' processes for that), and what
 happens between two moments that are not written down.
@@ -43,6 +43,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Facts = dict[str, Any]
+_EXACT_S = 0.002
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,22 +209,18 @@ def _claimed_publications(publishes: Sequence[Span], claimed: Sequence[Event]) -
 
 
 def _claimed_lockfiles(lockfiles: Sequence[Event], claimed: Sequence[Event]) -> Iterator[str]:
-    """A lockfile is published only by who holds the claim on its solve.
-
-    By ZooKeeper's own order: between the creation of the publisher's claim (its token) and that of the manifest (its
-    zxid) nobody else got the claim.
-    """
-    tokens: dict[str, set[int]] = defaultdict(set)
+    """A lockfile is published only by who holds the claim on its solve: before anybody else got it."""
+    holders: dict[str, list[Event]] = defaultdict(list)
     for event in claimed:
-        tokens[event.facts["key"]].add(event.facts["token"])
-    for event in lockfiles:
-        key = f"solve/{event.facts['name']}/{event.facts['machine_class']}"
-        token, zxid = event.facts["token"], event.facts["zxid"]
-        if token not in tokens[key]:
+        holders[event.facts["key"]].append(event)
+    for zxid, event in {event.facts["zxid"]: event for event in lockfiles}.items():
+        known = holders[f"solve/{event.facts['name']}/{event.facts['machine_class']}"]
+        token, created_at = event.facts["token"], event.facts["created_at"]
+        if token not in {other.facts["token"] for other in known}:
             yield f"a lockfile was published under a claim that nobody got (token {token}): {event.facts}"
-        later = [other for other in tokens[key] if token < other < zxid]
-        if later:
-            yield f"a lockfile was published after its claim was lost to token {min(later)}: {event.facts}"
+        for other in known:
+            if other.facts["token"] > token and other.at + _EXACT_S < created_at:
+                yield f"a lockfile was published (zxid {zxid}) after its claim went to {other.host}: {event.facts}"
 
 
 def _one_lockfile(lockfiles: Sequence[Event], all_told: Sequence[Event]) -> Iterator[str]:

@@ -51,9 +51,11 @@ class Story:
     def claimed(self, at: float, token: int, host: str = "one", key: str = f"solve/{NAME}/{CLASS}") -> Story:
         return self.moment(at, "claimed", host, key=key, token=token)
 
-    def lockfile(self, at: float, token: int, zxid: int, digest: str = "a", generation: int = 1) -> Story:
+    def lockfile(
+        self, at: float, token: int, zxid: int, digest: str = "a", generation: int = 1, created_at: float = 0.83
+    ) -> Story:  # fmt: skip
         named = {"name": NAME, "machine_class": CLASS, "generation": generation, "digest": digest}
-        return self.moment(at, "lockfile", "-", token=token, zxid=zxid, **named)
+        return self.moment(at, "lockfile", "-", token=token, zxid=zxid, created_at=created_at, **named)
 
     def told(self, at: float, host: str, digest: str = "a", generation: int = 1) -> Story:
         named = {"name": NAME, "machine_class": CLASS, "generation": generation, "digest": digest}
@@ -96,7 +98,7 @@ def test_a_good_history() -> None:
         (lambda story: story.publish(0.8, 0.81, token=2), "published after the claim went to two"),
         (lambda story: story.publish(0.8, 0.81, token=2, lock_digest="b"), "another lockfile than the cluster's"),
         (lambda story: story.lockfile(4.0, 4, 8, generation=2), "a claim that nobody got"),
-        (lambda story: story.lockfile(4.0, 1, 8, generation=2), "after its claim was lost to token 5"),
+        (lambda story: story.lockfile(4.0, 1, 8, generation=2), "after its claim went to two"),
         (lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10), "was published 2 times"),
         (lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10, "b"), "one generation, several lockfiles"),
         (lambda story: story.told(4.0, "four", "b"), "one generation, several lockfiles"),
@@ -118,6 +120,7 @@ def test_each_planted_bug_is_found(plant: Callable[[Story], Story], words: str) 
         lambda story: story.build(0.9, 0.95, "three"),  # begins at the very moment when the other has ended
         lambda story: story.publish(5.0, 5.1, token=None, is_shared=False),
         lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10, "b", generation=2).publish(5.0, 5.1, lock_digest="b"),
+        lambda story: story.lockfile(4.0, 1, 8, generation=2, created_at=0.6),  # the other one waited for the claim
         lambda story: story.span("lease", 1.55, None, store=STORE, build="b-2"),
     ],
 )
