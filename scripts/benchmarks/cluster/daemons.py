@@ -27,6 +27,11 @@ def write_lockfile(work: Workspace) -> Path:
     return path
 
 
+def digest_of(lock_text: str) -> str:
+    """Return the digest of a lockfile's text, as the cluster knows it."""
+    return lockfile.parse(lock_text, SUBDIR).digest
+
+
 def _package(number: int) -> LockedPackage:
     name, version = f"package-{number}", f"{number % 7}.{number % 13}.0"
     content = f"{name} {version}".encode()

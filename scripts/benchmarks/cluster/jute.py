@@ -38,7 +38,7 @@ _FIELDS: dict[Kind, tuple[int, str]] = {
 _KINDS: dict[int, Kind] = {code: kind for kind, (code, _) in _FIELDS.items()}
 
 EVENT, PING = -1, -2
-OK, NO_NODE, BAD_VERSION, NODE_EXISTS = 0, -101, -103, -110
+OK, NO_NODE, BAD_VERSION, NODE_EXISTS, NOT_EMPTY = 0, -101, -103, -110, -111
 PERSISTENT, EPHEMERAL, EPHEMERAL_SEQUENCE = 0, 1, 3
 STAT_BYTES = 68
 
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a reply says: of a read its data, of a list the children, of a creation the path; `version` is the node's.
+    """What a reply says: of a read its data, of a list the children, of a creation the path; the rest is the node's.
 
     `error` is 0 or one of ZooKeeper's codes; that of a ``multi`` is its first part's that failed.
     """
@@ -79,6 +79,7 @@ class Answer:
     path: str = ""
     version: int = -1
     czxid: int = 0
+    child_count: int = 0
 
 
 # ------------------------------------------------------------------------------------------------------------- sessions
@@ -181,8 +182,8 @@ def answer(kind: Kind, body: bytes) -> Answer:
         path = cursor.buffer().decode()
     if kind in {"getChildren", "sync", "delete", "create", "ping", "auth", "setWatches", "close"}:
         return Answer(OK, data, children, path)
-    czxid, _, _, _, version, *_ = _STAT.unpack_from(body, cursor.skip(STAT_BYTES))
-    return Answer(OK, data, children, path, version, czxid)
+    czxid, _, _, _, version, _, _, _, _, child_count, _ = _STAT.unpack_from(body, cursor.skip(STAT_BYTES))
+    return Answer(OK, data, children, path, version, czxid, child_count)
 
 
 def event_path(body: bytes) -> str:

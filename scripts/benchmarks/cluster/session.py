@@ -18,11 +18,12 @@ Watch = Callable[[], None]
 class ThinSession:
     """One simulated host's session; paths are below `root`."""
 
-    __slots__ = ("line", "root")
+    __slots__ = ("beat_s", "line", "root")
 
-    def __init__(self, line: Line, root: str) -> None:
+    def __init__(self, line: Line, root: str, session_s: float) -> None:
         self.line = line
         self.root = root
+        self.beat_s = session_s / 6
 
     async def get(self, path: str, watch: Watch | None = None) -> Answer | None:
         """Return a node, ``None`` if there is none."""
@@ -49,12 +50,21 @@ class ThinSession:
             await self.make_parents(path)
         if answer.error == jute.NODE_EXISTS:
             return None
-        return Answer(answer.error, data, (), answer.path[len(self.root) :], answer.version, answer.czxid)
+        return Answer(jute.OK, data, (), answer.path[len(self.root) :], answer.version, answer.czxid)
 
     async def make_parents(self, path: str) -> None:
+        """Make the nodes above a path, from the lowest that can be made downwards."""
         parts = (self.root + path).split("/")[1:-1]
-        for count in range(1, len(parts) + 1):
-            await self._ask(Request("create", "/" + "/".join(parts[:count])))
+        above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+        depth = len(above) - 1
+        while depth < len(above):
+            answer = await self._ask(Request("create", above[depth]))
+            depth += -1 if answer.error == jute.NO_NODE else 1
+
+    async def exists(self, path: str) -> Answer | None:
+        """Return what is known of a node but its data, ``None`` if there is none."""
+        answer = await self._ask(Request("exists", self.root + path))
+        return None if answer.error == jute.NO_NODE else answer
 
     async def put(self, path: str, data: bytes, version: int = -1) -> Answer:
         """Replace a node's data; the answer's `error` says whether it was done."""
@@ -77,6 +87,6 @@ class ThinSession:
 
     async def _ask(self, request: Request, watch: Watch | None = None) -> Answer:
         answer = await self.line.ask(request, watch)
-        if answer.error not in {jute.OK, jute.NO_NODE, jute.NODE_EXISTS, jute.BAD_VERSION}:
+        if answer.error not in {jute.OK, jute.NO_NODE, jute.NODE_EXISTS, jute.BAD_VERSION, jute.NOT_EMPTY}:
             raise BenchError(f"ZooKeeper refuses {request.kind} {request.path}: {answer.error}")
         return answer

@@ -12,7 +12,7 @@ from benchmarks.cluster.jute import Kind, Request
 WRITES: frozenset[Kind] = frozenset({"create", "create2", "delete", "setData", "multi"})
 """What every server of the ensemble has to do, not only the one that is asked."""
 
-_NUMBER = re.compile(r"[0-9a-f]{16,}|\d{10}|(?<=/)\d+(?=/|$)")
+_NUMBER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9a-f]{16,}|\d{10}|(?<=/)\d+(?=/|$)")
 
 
 @dataclass(slots=True)

@@ -1,0 +1,161 @@
+"""Whether a simulated host asks ZooKeeper what a real one asks: the same small cluster twice, operation by operation.
+
+A few hosts join a cluster and make one environment; each role's operations (that of the one who solves, and that of
+one who waits for it) are compared as a multiset, since the threads of a daemon work side by side. Hosts that raced for
+the solve of an environment are neither, and another environment is tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from benchmarks.cluster import administering, daemons
+from benchmarks.cluster.hosts import SimulatedHost, Work
+from benchmarks.cluster.session import ThinSession
+from benchmarks.cluster.tap import Tap
+from benchmarks.cluster.thin import Fleet
+from benchmarks.cluster.traffic import Operation, outline
+from benchmarks.measuring import BenchError
+from benchmarks.workspace import Workspace
+from envmgr.cluster.administration import Administration
+from envmgr.names import EnvName
+
+HOSTS = 3
+TRIES = 4
+SESSION_S = 30.0
+_SOLVE_S, _INSTALL_S = 1.0, 1.0
+_PATIENCE_S = 60.0
+_SETTLE_S = 1.0
+_LOOK_S = 0.05
+
+Roles = Mapping[str, "Counter[str]"]
+"""What the hosts of each role asked: ``join``, ``solve``, ``wait``."""
+
+
+def compare(real: Roles, simulated: Roles) -> None:
+    """Raise `BenchError` with every difference, if there is one."""
+    lines: list[str] = []
+    for role in real:
+        sides = (("real", real[role] - simulated[role]), ("simulated", simulated[role] - real[role]))
+        for side, only in sides:
+            lines += (f"  {role}: only the {side} host: {line}" for line in sorted(only.elements()))
+    if lines:
+        differences = "\n".join(lines)
+        raise BenchError(
+            "a simulated host does not ask what a real one asks, and its figures are nobody's; "
+            f"benchmarks/cluster/hosts.py has to be changed with the agent:\n{differences}"
+        )
+
+
+async def of_real_hosts(work: Workspace, servers: Sequence[str]) -> Roles:
+    """Return what daemons ask."""
+    root = "/compared-real"
+    async with contextlib.AsyncExitStack() as held:
+        with administering.administrator(servers, root) as admin:
+            await asyncio.to_thread(_prepare, admin)
+            taps = [await held.enter_async_context(Tap(servers[number % len(servers)])) for number in range(HOSTS)]
+            with contextlib.ExitStack() as running:
+                for name, tap in zip(_names(), taps, strict=True):
+                    host = daemons.host(
+                        work, name, [tap.address], solve_s=_SOLVE_S, install_s=_INSTALL_S, zookeeper_root=root,
+                        zookeeper_session_s=SESSION_S,
+                    )  # fmt: skip
+                    await asyncio.to_thread(running.enter_context, host)
+                try:
+                    return await _roles(admin, root, [tap.operations for tap in taps])
+                finally:
+                    await asyncio.to_thread(running.close)
+
+
+async def of_simulated_hosts(servers: Sequence[str], work: Work) -> Roles:
+    """Return what simulated hosts ask."""
+    root = "/compared-simulated"
+    with administering.administrator(servers, root) as admin:
+        await asyncio.to_thread(_prepare, admin)
+        async with Fleet(servers, session_ms=int(SESSION_S * 1000)) as fleet:
+            traces: list[list[Operation]] = []
+            running = []
+            for name in _names():
+                line = await fleet.open()
+                line.trace = []
+                traces.append(line.trace)
+                host = SimulatedHost(ThinSession(line, root, SESSION_S), name, work, interval_s=60.0, gives=False)
+                running.append(asyncio.create_task(host.run()))
+            try:
+                return await _roles(admin, root, traces)
+            finally:
+                for task in running:
+                    task.cancel()
+                await asyncio.gather(*running, return_exceptions=True)
+
+
+def work_of(lock_text: str) -> Work:
+    """Return what the compared builds take."""
+    return Work(_SOLVE_S, _INSTALL_S, lock_text, daemons.digest_of(lock_text))
+
+
+def _names() -> list[str]:
+    return [f"compared-{number}" for number in range(HOSTS)]
+
+
+def _prepare(admin: Administration) -> None:
+    """Make the tree, with one environment that is for none of the hosts."""
+    admin.create(administering.declaration(administering.spec_of("elsewhere"), hosts=["nobody"]))
+
+
+async def _roles(admin: Administration, root: str, traces: Sequence[list[Operation]]) -> Roles:
+    await _until(lambda: len(admin.hosts()) >= HOSTS, "the hosts do not join")
+    # The first environment makes what all later ones find (nodes above claims and progress).
+    await _made(admin, "first")
+    words = {str(administering.spec_of("elsewhere").name): "<name>", root: ""}
+    roles = {"join": Counter(outline(_joined(traces[0]), {**words, _names()[0]: "<host>"}))}
+    for number in range(TRIES):
+        began = [len(trace) for trace in traces]
+        word = f"compared-{number}"
+        await _made(admin, word)
+        words = {str(administering.spec_of(word).name): "<name>", root: ""}
+        asked = [
+            Counter(outline(trace[start:], {**words, host: "<host>"}))
+            for trace, start, host in zip(traces, began, _names(), strict=True)
+        ]
+        for lines in asked:
+            is_contender = any("create ephemeral sequence" in line and "/solve/" in line for line in lines)
+            is_solver = any(line.startswith("multi(") for line in lines)
+            if is_solver or not is_contender:
+                roles.setdefault("solve" if is_solver else "wait", lines)
+        if {"solve", "wait"} <= roles.keys():
+            return roles
+    raise BenchError(f"{TRIES} times no host solved while another one waited outside the queue of its claim")
+
+
+async def _made(admin: Administration, word: str) -> None:
+    """Have an environment made by all hosts, and wait until they have nothing more to say."""
+    spec = administering.spec_of(word)
+    await asyncio.to_thread(admin.create, administering.declaration(spec))
+
+    def is_ready() -> bool:
+        rows = admin.show(EnvName(spec.name)).rows
+        return len(rows) == HOSTS and all(row.state == "ready" for row in rows)
+
+    await _until(is_ready, f"the hosts do not make {spec.name}")
+    await asyncio.sleep(_SETTLE_S)
+
+
+async def _until(look: Callable[[], bool], failure: str) -> None:
+    ends = time.monotonic() + _PATIENCE_S
+    while not await asyncio.to_thread(look):
+        if time.monotonic() > ends:
+            raise BenchError(f"{failure} within {_PATIENCE_S:g} s")
+        await asyncio.sleep(_LOOK_S)
+
+
+def _joined(trace: Sequence[Operation]) -> list[Operation]:
+    """Return the operations up to the first status."""
+    for index, operation in enumerate(trace):
+        if operation.request.kind.startswith("create") and "/status/" in operation.request.path and not operation.error:
+            return list(trace[: index + 1])
+    raise BenchError("a host joined without a status")
