@@ -42,9 +42,9 @@ from typing import TYPE_CHECKING
 from envmgr.coordination.zookeeper.debris import Debris
 from envmgr.coordination.zookeeper.holding import Claim, Contender, Holder, holder_of
 from envmgr.coordination.zookeeper.limit import Limit, Taken
-from envmgr.coordination.zookeeper.nodes import Create, NodeExists, NoNode, NotEmpty
+from envmgr.coordination.zookeeper.nodes import Create, NodeExists, NoNode
 from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock, Session
-from envmgr.errors import CoordinatorUnavailable
+from envmgr.errors import EnvmgrError
 
 __all__ = ["Claim", "Claims", "Holder"]
 
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _PAUSE_S = 0.05
 _RELEASE_S = 2.0
+_LEAVE_S = 0.5
 _DIGITS = 10
 observer: Callable[[str, int, bool], None] | None = None
 """Told of each claim's path and token, and whether it was got now or is about to be given back; tests set it."""
@@ -89,14 +90,14 @@ class Claims:
         if it has to wait, who holds it. On leaving, the node is deleted, which takes two seconds at most; the claim is
         lost from then on.
         """
-        with self._session.relying():
-            limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
-            claim = self._take(path, places, limit, on_wait, what)
-            try:
+        limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
+        claim = self._take(path, places, limit, on_wait, what)
+        try:
+            with self._session.relying():
                 _observe(path, claim, is_held=True)
                 yield claim
-            finally:
-                self._release(claim)
+        finally:
+            self._release(claim)
 
     def try_acquire(
         self, path: str, *, places: int | None = None, timeout_s: float = CALL_S, what: str = ""
@@ -109,19 +110,18 @@ class Claims:
 
     @contextlib.contextmanager
     def _tried(self, path: str, places: int | None, timeout_s: float, what: str) -> Iterator[Claim | None]:
-        with self._session.relying():
-            limit = Limit(self._clock, path, None, timeout_s, timeout_s, is_trying=True)
-            try:
-                claim = self._take(path, places, limit, None, what)
-            except Taken:
-                claim = None
-            try:
-                if claim is not None:
-                    _observe(path, claim, is_held=True)
+        limit = Limit(self._clock, path, None, timeout_s, timeout_s, is_trying=True)
+        try:
+            claim = self._take(path, places, limit, None, what)
+        except Taken:
+            yield None
+            return
+        try:
+            with self._session.relying():
+                _observe(path, claim, is_held=True)
                 yield claim
-            finally:
-                if claim is not None:
-                    self._release(claim)
+        finally:
+            self._release(claim)
 
     def outwait(
         self,
@@ -183,13 +183,15 @@ class Claims:
     def _take(
         self, path: str, places: int | None, limit: Limit, on_wait: Callable[[str], None] | None, what: str
     ) -> Claim:
+        self._session.check_usable()
         contender = Contender({"host": self._host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
         if places is None:
             return self._stand(path, contender, limit)
         while True:
             gate = self._stand(f"{path}/gate", contender, limit)
             try:
-                claim = self._take_place(f"{path}/places", places, gate, contender, limit)
+                with self._session.relying():
+                    claim = self._take_place(f"{path}/places", places, gate, contender, limit)
             finally:
                 self._release(gate)
             if claim is not None:
@@ -218,7 +220,7 @@ class Claims:
                         return Claim(self._session, f"{path}/{name}", epoch, token)
         finally:
             if is_begun and not is_done:
-                self._debris.add(path, mark)
+                self._delete(path, name or mark, _LEAVE_S if name else 0.0)
 
     def _enter(self, path: str, mark: str, contender: Contender, limit: Limit, *, is_repeated: bool) -> tuple[str, int]:
         """Make our node, unless it is there already, and return its name and czxid."""
@@ -346,14 +348,21 @@ class Claims:
         path, _, name = claim.node.rpartition("/")
         _observe(path, claim, is_held=False)
         claim.end()
+        self._delete(path, name, _RELEASE_S)
+
+    def _delete(self, path: str, name: str, timeout_s: float) -> None:
+        """Delete a node of ours in that time, or else when ZooKeeper answers again."""
         try:
-            self._session.delete(claim.node, timeout_s=_RELEASE_S)
+            if not timeout_s or not self._session.is_connected:
+                self._debris.add(path, name)
+                return
+            self._session.delete(f"{path}/{name}", timeout_s=timeout_s)
         except NoNode:
             pass
-        except (CoordinatorUnavailable, NotEmpty):
+        except EnvmgrError:
             self._debris.add(path, name)
-        else:
-            self._debris.tidy(path)
+            return
+        self._debris.tidy(path)
 
 
 def _observe(path: str, claim: Claim, *, is_held: bool) -> None:

@@ -20,6 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from kazoo.client import KazooClient
+from kazoo.exceptions import WriterNotClosedException
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionHandler
 
@@ -155,10 +156,18 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     def end(self) -> None:
         """End the session at once where a server can be told, and every thread and descriptor; bounded."""
         # kazoo waits for the server's answer for as long as the session is; breaking the connection ends that.
-        stopping = threading.Thread(target=self.stop, name="envmgr-zookeeper-end", daemon=True)
+        stopping = threading.Thread(target=self._stop, name="envmgr-zookeeper-end", daemon=True)
         stopping.start()
         stopping.join(_FAREWELL_S)
         while stopping.is_alive():
             self.drop()
             stopping.join(0.1)
-        self.close()
+        if self.is_over:
+            self.close()
+
+    def _stop(self) -> None:
+        try:
+            self.stop()
+        except WriterNotClosedException:
+            # Its thread is in a name server's hands, which nothing can hurry; it ends by itself after that.
+            _log.warning("the name of a ZooKeeper server is still being looked up; its thread is left to end by itself")

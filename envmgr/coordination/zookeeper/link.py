@@ -79,7 +79,7 @@ class Link(abc.ABC):
 
     def start(self, timeout_s: float = 10.0) -> None:
         """Begin to connect, and wait that long for it; when nobody answers, it goes on by itself."""
-        self._check_usable()
+        self.check_usable()
         with self._changed:
             if self._keeper is None:
                 self._teller = threading.Thread(target=self._tell, name="envmgr-zookeeper-tell", daemon=True)
@@ -157,7 +157,7 @@ class Link(abc.ABC):
     @contextlib.contextmanager
     def relying(self) -> Iterator[None]:
         """Have `certainly_alive_until` kept up for the length of a block."""
-        self._check_usable()
+        self.check_usable()
         with self._changed:
             self._relied_on += 1
             self._changed.notify_all()
@@ -187,7 +187,8 @@ class Link(abc.ABC):
         """Have `closer` called when this is closed, before the session ends."""
         self._closers.append(closer)
 
-    def _check_usable(self) -> None:
+    def check_usable(self) -> None:
+        """Raise `CoordinatorUnavailable` in a child made by fork, and after `close`."""
         if os.getpid() != self._pid:
             raise CoordinatorUnavailable(
                 f"this connection to ZooKeeper belongs to process {self._pid}; a child made by fork cannot use it"

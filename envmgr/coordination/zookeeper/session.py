@@ -74,6 +74,8 @@ __all__ = [
 
 CALL_S = 5.0
 """How long a call waits for its answer, if it is not told otherwise."""
+_OPERATION_BYTES = 256
+"""What an operation of a transaction takes beside its path and its data, access control list included, at most."""
 
 
 class Session(Link):
@@ -139,7 +141,7 @@ class Session(Link):
         timeout_s: float = CALL_S,
     ) -> tuple[str, Node]:
         """Do as `create`; return the path, too: a sequential node's has ten digits at its end."""
-        _check_size(path, data)
+        _check_size(path, len(data))
         deadline = self._clock.monotonic() + timeout_s
         full = self._full(path)
 
@@ -158,7 +160,7 @@ class Session(Link):
 
     def put(self, path: str, data: bytes, *, version: int = -1, timeout_s: float = CALL_S) -> Node:
         """Replace a node's data; raises `NoNode`, `BadVersion`."""
-        _check_size(path, data)
+        _check_size(path, len(data))
         deadline = self._clock.monotonic() + timeout_s
         return _node(data, self._ask(path, lambda c: c.set_async(self._full(path), data, version), deadline))
 
@@ -187,7 +189,8 @@ class Session(Link):
 
     def write(self, operations: Sequence[Operation], *, timeout_s: float = CALL_S) -> None:
         """Do all operations or none; raises the first failing one's error, its `index` set."""
-        _check_size(operations[0].path, b"".join(getattr(operation, "data", b"") for operation in operations))
+        sizes = (len(getattr(operation, "data", b"")) + len(self._full(operation.path)) for operation in operations)
+        _check_size(operations[0].path, sum(sizes) + _OPERATION_BYTES * (len(operations) - 1))
         deadline = self._clock.monotonic() + timeout_s
 
         def begin(client: Client) -> Any:
@@ -357,12 +360,12 @@ def _node(data: bytes, stat: Any) -> Node:
     return Node(data, stat.version, stat.czxid, stat.mzxid, owner, modified_at, stat.numChildren)
 
 
-def _check_size(path: str, data: bytes) -> None:
+def _check_size(path: str, size_bytes: int) -> None:
     # ZooKeeper answers a request that is too large by dropping the connection, of the whole session.
-    if len(data) > LARGEST_NODE_BYTES:
+    if size_bytes > LARGEST_NODE_BYTES:
         raise LockfileTooLarge(
-            f"{len(data)} bytes for {path} are more than ZooKeeper takes at a time ({LARGEST_NODE_BYTES})",
+            f"{size_bytes} bytes for {path} are more than ZooKeeper takes at a time ({LARGEST_NODE_BYTES})",
             path=path,
-            size_bytes=len(data),
+            size_bytes=size_bytes,
             limit_bytes=LARGEST_NODE_BYTES,
         )
