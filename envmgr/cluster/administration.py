@@ -224,11 +224,12 @@ class Administration:
 
     def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
         """Let an alias stand for a declared environment; raises `AliasTaken` unless `move`."""
+        names.alias(alias)
 
         def plan(_number: int) -> Draft[None]:
             reading.present(self._tree, name)
             draft: Draft[None] = Draft(None)
-            self._plan_alias(draft, names.alias(alias), name, may_move=move)
+            self._plan_alias(draft, alias, name, may_move=move)
             return draft
 
         write(self._tree, plan, self._clock)
