@@ -1,0 +1,235 @@
+"""Under which name a host is in its cluster, and what it writes there."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from agent.worlds import World, identity
+
+from envmgr.agent import givers
+from envmgr.agent.identity import Identity
+from envmgr.coordination.zookeeper import tree as paths
+from envmgr.errors import NetworkError
+from envmgr.wire.cluster import Host, HostProgress, HostStatus, decode, encode
+
+
+def test_a_host_is_there_and_keeps_its_name() -> None:
+    """Its record tells machine, store, boot, instance and labels; the name is written down once."""
+    world = World(host_labels="zone=west")
+    world.declare("numpy")
+    world.turn()
+    record = world.host_record("here")
+    assert record is not None
+    assert (record.machine_id, record.store_id, record.instance) == (world.identity.machine.id, "s1", "i1")
+    assert record.labels == {"zone": "west"}
+    world.settle()
+    assert [kept.host for kept in world.kept_identities] == ["here"]
+    world.agent.leave()
+    assert world.host_record("here") is None
+
+
+def test_its_own_old_session_is_waited_out() -> None:
+    """A daemon that was killed and started again does nothing until its old node is gone, and takes the name then."""
+    world = World()
+    name = world.declare("numpy")
+    world.settle()
+    old = world.session.session_id
+    world.session.renew()
+    world.identity = dataclasses.replace(world.identity, instance="i2", is_settled=True)
+    world.start()
+    world.turn(0.0)
+    record = world.host_record("here")
+    assert record is not None
+    assert record.instance == "i1"
+    assert "earlier session" in str(world.agent.glance().problem)
+    world.servers.end(old)
+    world.turn(0.0)
+    record = world.host_record("here")
+    assert record is not None
+    assert record.instance == "i2"
+    assert world.state(name).state == "ready"
+
+
+def test_an_old_session_that_does_not_end_is_replaced() -> None:
+    """One that was begun with a longer timeout than ours is taken over when our session's time is up."""
+    world = World(zookeeper_session_s="30")
+    world.declare("numpy")
+    world.settle()
+    world.session.renew()
+    world.identity = dataclasses.replace(world.identity, instance="i2", is_settled=True)
+    world.start()
+    world.turn(0.0)
+    world.turn(29.0)
+    assert str(world.agent.glance().problem)
+    world.turn(10.0)
+    record = world.host_record("here")
+    assert record is not None
+    assert record.instance == "i2"
+    assert world.agent.glance().problem is None
+
+
+def _other(world: World, of: Identity) -> World:
+    """Have another host's agent on the same cluster."""
+    other = World(of.host, world.servers)
+    other.identity = of
+    other.start()
+    return other
+
+
+def test_another_machine_of_that_name_gets_another_one() -> None:
+    """While the first lives, the second joins with its machine's first digits behind the name, keeps that, says so."""
+    world = World()
+    name = world.declare("numpy")
+    world.settle()
+    other = _other(world, identity("here", machine="m2", store="s2", instance="i2"))
+    other.turn(0.0)
+    assert "another host" in str(other.agent.glance().problem)
+    other.settle()
+    assert other.agent.glance().host == "here-m2m2m2"
+    assert "another machine" in str(other.told.problem)
+    assert [kept.host for kept in other.kept_identities] == ["here-m2m2m2"]
+    assert other.state(name).state == "ready"
+    record = world.host_record("here")
+    assert record is not None
+    assert record.instance == "i1"
+
+
+def test_another_store_of_the_same_machine_gets_another_name() -> None:
+    """Two stores of one machine that want one name are two hosts."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    other = _other(world, identity("here", store="abcdef01", instance="i2"))
+    other.settle()
+    assert other.agent.glance().host == "here-abcdef"
+
+
+def test_who_is_pushed_aside_stops() -> None:
+    """Two daemons that take themselves for one host do not take turns: the one that was replaced does nothing more."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    node = world.session.get(paths.host("here"))
+    assert node is not None
+    record = decode(Host, node.data, "host")
+    thief = world.servers.session()
+    thief.delete(paths.host("here"))
+    thief.create(paths.host("here"), encode(dataclasses.replace(record, instance="other")), is_ephemeral=True)
+    name = world.declare("scipy")
+    world.settle()
+    assert name not in world.hands.builds
+    assert "another daemon" in str(world.agent.glance().problem)
+    record = world.host_record("here")
+    assert record is not None
+    assert record.instance == "other"
+
+
+def test_a_new_session_is_joined_at_once() -> None:
+    """After its session was lost the host is there again with the next pass, whether its old node is gone or not."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    for lose in (world.session.lose, world.session.renew):
+        lose()
+        world.turn(0.0)
+        node = world.session.get(paths.host("here"))
+        assert node is not None
+        assert node.ephemeral_owner == world.session.session_id
+
+
+# ----------------------------------------------------------------------------------------------------------- its word
+
+
+def test_the_status_is_one_document_written_when_something_changed() -> None:
+    """However much happens in a moment, a few writes follow, then one each two seconds; at rest none."""
+    world = World(max_builds="1")
+    names = [world.declare(f"p{number}") for number in range(20)]
+    versions = []
+    for _ in names:
+        world.turn(0.01)
+        world.jobs.run()
+        node = world.session.get(paths.status("here"))
+        versions.append(-1 if node is None else node.version)
+    assert versions[-1] <= 3
+    world.turn(2.0)
+    world.settle()
+    assert len(world.told.environments) == 20
+    node = world.session.get(paths.status("here"))
+    for _ in range(5):
+        world.turn()
+    assert world.session.get(paths.status("here")) == node
+
+
+def test_a_forgotten_host_that_lives_is_known_again() -> None:
+    """Its document is made anew with its next word."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.session.delete(paths.status("here"))
+    world.declare("scipy")
+    world.settle()
+    assert len(world.told.environments) == 2
+
+
+def test_an_answer_that_was_lost() -> None:
+    """A word that may have been heard is looked at before it is said again."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.declare("scipy")
+    world.turn()
+    world.jobs.run()
+    world.session.lose_next = "answer"
+    world.turn()
+    assert world.agent.glance().problem is not None
+    world.turn()
+    assert [found.state for found in world.told.environments] == ["ready", "ready"]
+    assert world.agent.glance().problem is None
+
+
+def test_an_older_instances_last_word_is_overwritten() -> None:
+    """A daemon that was frozen and wakes does not have the last word of this host."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.session.put(paths.status("here"), encode(HostStatus(host="here", instance="old")))
+    world.declare("scipy")
+    world.settle()
+    assert world.told.instance == "i1"
+
+
+def test_long_errors_are_cut_and_a_large_status_still_fits() -> None:
+    """Thousands of failures with long messages do not make the document too large for ZooKeeper."""
+    world = World()
+    name = world.declare("numpy")
+    world.hands.fails[name] = NetworkError("x" * 100_000)
+    world.settle(1)
+    error = world.state(name).error
+    assert error is not None
+    assert len(str(error["message"])) < 2000
+
+
+def test_progress_is_there_while_something_builds() -> None:
+    """Phase and percentage of each build are told while it runs, in an ephemeral node, which goes with the last."""
+    world = World()
+    name = world.declare("numpy")
+    world.turn()
+    node = world.session.get(paths.progress("here"))
+    assert node is not None
+    assert node.ephemeral_owner == world.session.session_id
+    assert [build.name for build in decode(HostProgress, node.data, "progress").builds] == [name]
+    world.jobs.run()
+    world.turn()
+    assert world.session.get(paths.progress("here")) is None
+
+
+def test_hosts_that_give_archives_are_known_before_anything_is_made() -> None:
+    """They are looked for when something is missing here, and not at rest."""
+    world = World()
+    world.declare("numpy")
+    givers.found(world.servers.session(), "there", "http://there:1")
+    world.settle()
+    assert world.coordinator.siblings.others == ("http://there:1",)
+    world.session.reads.clear()
+    world.turn()
+    assert world.session.reads == [paths.REVISION]
