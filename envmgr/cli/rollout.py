@@ -154,7 +154,7 @@ def _table(rows: Sequence[Row], summary: Summary, most: int) -> Table:
     more = f" (and {len(shown) - most} hosts that are not shown)" if len(shown) > most else ""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=f"{words(summary)}{more}", caption_justify="left")
     for title in HEADER:
-        table.add_column(title, overflow="fold")
+        table.add_column(title, overflow="fold", no_wrap=title in ("STATE", "PROGRESS", "TIME"))
     for row in shown[:most]:
         table.add_row(*(Text(output.one_line(cell)) for cell in cells(row, now)))
     return table
