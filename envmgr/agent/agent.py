@@ -28,7 +28,7 @@ from envmgr.agent import givers
 from envmgr.agent.jobs import Threads
 from envmgr.agent.membership import Membership
 from envmgr.agent.reconcile import Reconciler
-from envmgr.agent.status import StatusWriter
+from envmgr.agent.status import PROGRESS_S, StatusWriter
 from envmgr.cluster.absent import sweep_absent
 from envmgr.cluster.intent import Seen, Wanted
 from envmgr.coordination.zookeeper import tree as paths
@@ -53,6 +53,8 @@ JITTER_PER_HOST_S = 0.001
 SIBLINGS_S = 30.0
 RETRY_S = 5.0
 _MANY_HOSTS = 100
+PROGRESS_PER_S = 200.0
+"""So often all hosts together tell at most how far their builds are: thousands would be the servers' main work."""
 _END_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -273,6 +275,8 @@ class Agent:
         if self._membership.has_joined and self._session.is_connected:
             later = self._tell()
             due += [] if later is None else [later]
+            if self._reconciler.jobs():  # how far they are is told from time to time, and nobody wakes us for it
+                due.append(now + max(PROGRESS_S, self._hosts / PROGRESS_PER_S))
             if self._status.has_vanished:
                 self._look_soon()
             if is_full:

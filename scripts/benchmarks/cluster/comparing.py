@@ -27,9 +27,11 @@ from envmgr.names import EnvName
 HOSTS = 3
 TRIES = 4
 SESSION_S = 30.0
-_SOLVE_S, _INSTALL_S = 1.0, 1.0
+_SOLVE_S, _INSTALL_S = 1.0, 2.0
+"""Together longer than the time after which a host says how far it is, and shorter than twice that."""
 _PATIENCE_S = 60.0
-_SETTLE_S = 1.0
+_SETTLE_S = 2.5
+"""After which a host writes at once what it has to say, however much it said before."""
 _LOOK_S = 0.05
 
 Roles = Mapping[str, "Counter[str]"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import random
@@ -23,6 +24,7 @@ from benchmarks.cluster.jute import Answer, Request
 from benchmarks.cluster.session import ThinSession
 from benchmarks.measuring import BenchError
 from envmgr.agent import agent, givers
+from envmgr.agent.status import PROGRESS_S
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.wire.cluster import (
     EnvironmentStatus,
@@ -72,6 +74,11 @@ class SimulatedHost:
         self._change = asyncio.Event()
         self._relied_on = 0
         self._builds: set[asyncio.Task[None]] = set()
+        self._phases: dict[str, str] = {}
+        self._told: tuple[EnvironmentStatus, ...] = ()
+        self._told_revision = -1
+        self._told_progress: tuple[Progress, ...] = ()
+        self._telling = asyncio.Lock()
 
     async def run(self) -> None:
         """Join, and do what the cluster wants, until cancelled."""
@@ -121,6 +128,7 @@ class SimulatedHost:
                 # What was declared before is taken for installed: a join is measured without builds.
                 self._environments[intent.name] = self._said(intent, "ready")
         self._status_version = 0
+        self._told, self._told_revision = tuple(self._environments.values()), self._revision
         await session.create(paths.status(self.name), self._status())
 
     def _ignore(self) -> None:
@@ -140,10 +148,11 @@ class SimulatedHost:
             await self._look_around()
         for intent in intents:
             self._environments[intent.name] = self._said(intent, "building")
+            self._phases[intent.name] = ""
             build = asyncio.create_task(self._make(intent))
             self._builds.add(build)
+            build.add_done_callback(self._builds.discard)
         await self._tell()
-        await self._tell_progress(tuple(intent.name for intent in intents))
 
     async def _read_revision(self) -> Revision:
         node = await self._session.get(paths.REVISION, self._change.set)
@@ -182,38 +191,62 @@ class SimulatedHost:
         return encode(status)
 
     async def _tell(self) -> None:
-        version, self._status_version = self._status_version, self._status_version + 1
-        answer = await self._session.put(paths.status(self.name), self._status(), version)
-        if answer.error != jute.OK:
-            raise BenchError(f"the status of {self.name} was written by somebody else")
+        """Say what changed: how the environments stand, and how far the builds are."""
+        async with self._telling:
+            for name, phase in self._phases.items():
+                state: EnvState = "waiting" if phase == "wait" else "building"
+                self._environments[name] = dataclasses.replace(self._environments[name], state=state)
+            states = tuple(self._environments.values())
+            if (states, self._revision) != (self._told, self._told_revision):
+                self._told, self._told_revision = states, self._revision
+                version, self._status_version = self._status_version, self._status_version + 1
+                answer = await self._session.put(paths.status(self.name), self._status(), version)
+                if answer.error != jute.OK:
+                    raise BenchError(f"the status of {self.name} was written by somebody else")
+            builds = tuple(
+                Progress(name=name, phase=phase, percent=0) for name, phase in self._phases.items() if phase != "wait"
+            )
+            if builds != self._told_progress:
+                self._told_progress = builds
+                await self._tell_progress(builds)
 
-    async def _tell_progress(self, names: tuple[str, ...]) -> None:
-        if not names:
+    async def _tell_progress(self, builds: tuple[Progress, ...]) -> None:
+        where = paths.progress(self.name)
+        if not builds:
+            await self._session.delete(where)
             return
-        data = encode(
-            HostProgress(host=self.name, builds=tuple(Progress(name=name, phase="", percent=0) for name in names))
-        )
-        if (await self._session.put(paths.progress(self.name), data)).error == jute.NO_NODE:
-            await self._session.create(paths.progress(self.name), data, flags=jute.EPHEMERAL)
+        data = encode(HostProgress(host=self.name, builds=builds))
+        if (await self._session.put(where, data)).error == jute.NO_NODE:
+            await self._session.create(where, data, flags=jute.EPHEMERAL)
+
+    async def _tell_from_time_to_time(self) -> None:
+        while True:
+            await asyncio.sleep(max(PROGRESS_S, self._hosts / agent.PROGRESS_PER_S))
+            await self._tell()
 
     # ------------------------------------------------------------------------------------------------------ the builds
 
     async def _make(self, intent: Intent) -> None:
         """Build one environment, and say that it is ready."""
         name = intent.name
-        async with self._claim(paths.build_claim(self._store_id, name)):
-            if not await self._published(name):
-                await self._solve(name)
-            await asyncio.sleep(self._work.install_s)
+        telling = asyncio.create_task(self._tell_from_time_to_time())
+        try:
+            async with self._claim(paths.build_claim(self._store_id, name)):
+                if not await self._published(name):
+                    await self._solve(name)
+                self._phases[name] = "link"
+                await asyncio.sleep(self._work.install_s)
+        finally:
+            telling.cancel()
         await self._manifest(name)  # to compare what was made with what is in force
+        del self._phases[name]
         self._environments[name] = self._said(intent, "ready")
         await self._tell()
         self.ready[name] = time.monotonic()
-        await self._session.delete(paths.progress(self.name))
 
     async def _solve(self, name: str) -> None:
         """Wait for who solves, outside the queue; or be the one."""
-        while await self._outwait(paths.solve_claim(name, CLASS)):
+        while await self._outwait(name, paths.solve_claim(name, CLASS)):
             await self._session.sync()
             if await self._published(name):
                 return
@@ -223,6 +256,7 @@ class SimulatedHost:
             if await self._published(name):
                 return
             await self._session.get(paths.failure(name, CLASS, 1))
+            self._phases[name] = "solve"
             await asyncio.sleep(self._work.solve_s)
             await self._publish(name, claim)
 
@@ -291,15 +325,17 @@ class SimulatedHost:
                 await self._session.get(f"{path}/{queue[0]}")
             await gone.wait()
 
-    async def _outwait(self, path: str) -> bool:
-        queue = sorted(await self._session.children(path), key=lambda name: name[-10:])
+    async def _outwait(self, name: str, path: str) -> bool:
+        queue = sorted(await self._session.children(path), key=lambda node: node[-10:])
         if not queue:
             return False
         while True:
             gone = asyncio.Event()
             if await self._session.get(f"{path}/{queue[0]}", gone.set) is None:
                 return True
+            self._phases[name] = "wait"
             await gone.wait()
+            self._phases[name] = ""
             if await self._session.get(f"{path}/{queue[0]}") is None:
                 return True
 
