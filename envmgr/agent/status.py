@@ -80,7 +80,7 @@ class StatusWriter:
             if self._tokens >= 1.0 or is_last:
                 self._tokens = max(0.0, self._tokens - 1.0)
                 if not self._write(self._due):
-                    return None if self.has_vanished else now + PAUSE_S
+                    return now + PAUSE_S
                 self._told, self._due = self._due, None
             else:
                 later.append(now + (1.0 - self._tokens) * PAUSE_S)

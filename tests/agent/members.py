@@ -21,15 +21,20 @@ from envmgr.wire.cluster import Declaration, DeclaredEnvironment, Row, Selector
 INTERVAL_S = 0.5
 
 
-def member(directory: Path, endpoint: Endpoint, host: str, settings: str = "") -> Daemon:
-    """Return a daemon, not started yet, that is a host of the cluster below the endpoint's root."""
+def member(directory: Path, endpoint: Endpoint, host: str, **settings: object) -> Daemon:
+    """Return a daemon, not started yet, that is a host of the cluster; `settings` as they stand in the file."""
     directory.mkdir()
     servers = ", ".join(f'"{server}"' for server in endpoint.servers)
-    own = (
-        f'zookeeper = [{servers}]\nzookeeper_root = "{endpoint.root}"\nzookeeper_session_s = {endpoint.session_s}\n'
-        f'host_id = "{host}"\nagent_interval_s = {INTERVAL_S}\ncoordinator_wait_s = 5\n'
-    )
-    return Daemon(directory, own + settings)
+    own = {
+        "zookeeper": f"[{servers}]",
+        "zookeeper_root": f'"{endpoint.root}"',
+        "zookeeper_session_s": endpoint.session_s,
+        "host_id": f'"{host}"',
+        "agent_interval_s": INTERVAL_S,
+        "coordinator_wait_s": 5,
+        **settings,
+    }
+    return Daemon(directory, "".join(f"{key} = {value}\n" for key, value in own.items()))
 
 
 @contextlib.contextmanager
