@@ -117,6 +117,7 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
     or when others were faster too often.
     """
     token = uuid.uuid4().hex
+    tree.sync()  # what is so already is not written: that must be true now, not on a server that lags
     unheard: Draft[T] | None = None
     for attempt in range(_TRIES):
         cluster, _ = opened(tree)

@@ -104,13 +104,17 @@ def _children(nodes: Mapping[str, Node], path: str) -> tuple[str, ...]:
 # The port's parameters, for which a fake that answers at once has no use.
 # ruff: noqa: ARG002
 class FakeTree:
-    """One session. `reads` counts what was asked for; `lose_next` says what becomes of the next write."""
+    """One session.
+
+    `reads` holds what was asked for; `lose_next` says what becomes of the next write; `interlude` is done before it.
+    """
 
     def __init__(self, servers: FakeServers, session: int) -> None:
         self._servers = servers
         self._session = session
         self._lags_at: Mapping[str, Node] | None = None
         self.lose_next: Loss | None = None
+        self.interlude: Callable[[], object] | None = None
         self.reads: list[str] = []
 
     def lag(self) -> None:
@@ -159,6 +163,9 @@ class FakeTree:
         size = sum(len(operation.data) for operation in operations if isinstance(operation, Create | Put))
         if size > LARGEST_NODE_BYTES:
             raise LockfileTooLarge(f"{size} bytes are too many")
+        interlude, self.interlude = self.interlude, None
+        if interlude is not None:
+            interlude()
         loss, self.lose_next = self.lose_next, None
         if loss != "request":
             self._servers.apply(operations, self._session)
