@@ -178,8 +178,9 @@ class Round:
     def publish(self, text: str) -> PublishedLockfile | None:
         """Publish a complete lockfile and return what is in force, ``None`` if nobody was asked.
 
-        A claim that was lost meanwhile is taken again, a few times.
+        A claim that was lost meanwhile is taken again, a few times; a failure that was published meanwhile is refuted.
         """
+        self._is_retry = True
         for _ in range(_TRIES):
             if self._solving is None:
                 return None
@@ -211,6 +212,8 @@ class Round:
             )  # fmt: skip
         except CoordinatorUnavailable as error:
             if not context.settings.solve_without_coordinator:
+                own = "with the setting solve_without_coordinator a host solves by itself"
+                error.hint = own if error.hint is None else f"{error.hint}; {own}"
                 raise
             self._report(Event("warning", "solve", f"this host solves by itself: {error.message}"))
 

@@ -106,7 +106,8 @@ def reclaim(context: Context) -> Reclaimed:
     """
     layout = context.layout
     gone, leased, busy = [], [], []
-    for build in _unpublished(context) if claims.may_delete(context) else ():
+    builds = _unpublished(context)
+    for build in builds if builds and claims.may_delete(context) else ():
         is_finished = layout.build(build).record.exists()
         with _held(context, build) as is_held:
             if not is_held:

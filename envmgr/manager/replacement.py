@@ -88,7 +88,12 @@ def align(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter
         old = _published(context, name)
         spec = _stored_spec(context, name)
         record = records.read_record(context.layout, name, old)
-        context.coordinator.lock_digest(name, context.settings.machine_class)  # it answers
+        machine_class = context.settings.machine_class
+        context.coordinator.lock_digest(name, machine_class)  # it answers
+        text = _published_lockfile(context, name, old)
+        if text is not None and records.read_lockfile(context.layout, name, machine_class) is None:
+            # Lost, or of another class before: nothing is to be solved that is there already.
+            records.write_lockfile(context.layout, name, machine_class, text)
         replacing = _Replacing(context, spec, old, claim)
 
         def do(text: str | None, limit: Deadline, report: Reporter, on_locked: requests.OnLocked) -> Replaced:

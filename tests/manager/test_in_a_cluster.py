@@ -362,6 +362,33 @@ def test_drift(cluster: Cluster) -> None:
     assert a.is_clean()
 
 
+def test_a_lockfile_that_the_store_lost(cluster: Cluster) -> None:
+    """Aligning an environment of which the cluster knows nothing publishes what it was made from; it solves nothing."""
+    a = cluster["a"]
+    a.coordinator.go_down()
+    digest = a.create(environ={"ENVMGR_SOLVE_WITHOUT_COORDINATOR": "true"}).lock_digest
+    a.coordinator.is_down = False
+    (a.world.layout.name(NAME) / f"lockfile-{SUBDIR}.yml").unlink()
+    a.solves("2.0")
+    assert not a.world.manager().align(NAME).is_new
+    assert (cluster.digest, a.begun) == (digest, 1)
+
+
+def test_a_solve_refutes_a_failure(cluster: Cluster) -> None:
+    """Who lost the claim and meanwhile another failed has a lockfile all the same: it is published."""
+    a, b = cluster["a"], cluster["b"]
+    b.orders.fail(Unsatisfiable("no"), "fail-solve")
+
+    def overtaken() -> None:
+        a.coordinator.lose_claims()
+        with pytest.raises(Unsatisfiable):
+            b.create()
+
+    a.coordinator.at["publish"] = overtaken
+    assert a.create().lock_digest == cluster.digest
+    assert b.create(retry=True).lock_digest == cluster.digest
+
+
 def test_a_known_lockfile_is_shared_at_the_next_build(cluster: Cluster) -> None:
     """What a host solved before the cluster knew it is the cluster's from its next build on."""
     a = cluster["a"]
