@@ -21,6 +21,7 @@ from soaking import checking, contract, faults
 from soaking.clients import Client
 from soaking.place import Place, Violation
 
+_ONLY = "only made-up requests or only faults (default: both); or five hosts, ZooKeeper and faults (as root)"
 _CLIENTS = (2, 6)
 _ACTS = (2, 5)
 _EXAMPLES_A_MINUTE = 20
@@ -32,6 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     seed = secrets.randbelow(2**32) if options.seed is None else options.seed
     print(f"soak: seed {seed}, {options.minutes:g} minutes", flush=True)
+    if options.only == "cluster":
+        return _cluster(seed, options.minutes * 60)
     directory = Path(tempfile.mkdtemp(prefix="envmgr-soak-"))
     place = Place(directory)
     try:
@@ -41,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             checking.check_round(place)
             print(f"soak: {asked} made-up requests were answered as the document says", flush=True)
         if options.only != "contract":
-            rounds, did = soak(place, seed, options.minutes * 60)
-            words = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
-            print(f"soak: everything held in {rounds} rounds: {words}", flush=True)
+            _summarise(*soak(place, seed, options.minutes * 60))
     except Violation as violation:
         print(f"soak: VIOLATED: {violation}\nsoak: repeat with --seed {seed}; see {directory}", flush=True)
         return 1
@@ -51,6 +52,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         place.close()
     shutil.rmtree(directory, ignore_errors=True)
     return 0
+
+
+def _cluster(seed: int, seconds: float) -> int:
+    # It needs more than the rest: kazoo, root, ZooKeeper's servers.
+    from soaking import cluster  # noqa: PLC0415
+
+    try:
+        _summarise(*cluster.soak(seed, seconds))
+    except Violation as violation:
+        print(f"soak: VIOLATED: {violation}\nsoak: repeat with --only cluster --seed {seed}", flush=True)
+        return 1
+    return 0
+
+
+def _summarise(rounds: int, did: Counter[str]) -> None:
+    words = ", ".join(f"{count} {what}" for what, count in sorted(did.items()))
+    print(f"soak: everything held in {rounds} rounds: {words}", flush=True)
 
 
 def soak(place: Place, seed: int, seconds: float) -> tuple[int, Counter[str]]:
@@ -108,7 +126,7 @@ def _act(client: Client, acts: int) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="soak", description="A daemon under random requests and faults.")
     parser.add_argument("--minutes", type=float, default=10.0, help="how long the faults go on (10)")
-    parser.add_argument("--only", choices=["contract", "faults"], help="only made-up requests, or only faults")
+    parser.add_argument("--only", choices=["contract", "faults", "cluster"], help=_ONLY)
     parser.add_argument("--seed", type=int, help="repeat the choices of a run")
     return parser
 

@@ -78,12 +78,16 @@ class Stop:
     def __init__(self, orders: Path) -> None:
         self._fifo = orders / "hang"
 
+    @property
+    def is_closed(self) -> bool:
+        return self._fifo.exists()
+
     def close(self) -> None:
         os.mkfifo(self._fifo)
 
     def open(self) -> None:
         """Let go who stands still and who comes."""
-        if self._fifo.exists():
+        if self.is_closed:
             fd = os.open(self._fifo, os.O_RDWR)
             os.write(fd, b"\n")
             self._fifo.unlink()
@@ -214,7 +218,8 @@ class Node:
                 self.host, ["lease", self.inner_root, name], self.environ(), stdin=told, stdout=said
             )
             os.close(said)
-            assert os.read(hear, 100) == b"leased\n"
+            if os.read(hear, 100) != b"leased\n":
+                raise LookupError(f"{name} is not on {self.name}")
             yield process
         finally:
             os.close(tell)
@@ -318,6 +323,9 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
 
     def remove(self, name: EnvName) -> None:
         self._patiently(lambda: self.administration.remove(name))
+
+    def relock(self, name: EnvName) -> None:
+        self._patiently(lambda: self.administration.relock(name))
 
     def _patiently(self, do: Callable[[], T]) -> T:
         """Do something, again and again while ZooKeeper does not answer."""

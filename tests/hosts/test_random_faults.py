@@ -1,0 +1,21 @@
+"""A short run of random work and random faults, by a seed; ``scripts/soak --only cluster`` goes on for longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from hosts.clusters import Cluster
+from hosts.random_faults import Run
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_seeded_run(new_cluster: Callable[..., Cluster]) -> None:
+    """Whatever happens in a few rounds: afterwards every host is as it should be, and the history holds."""
+    cluster = new_cluster(4)
+    cluster.start()
+    run = Run(cluster, 20261)
+    run.rounds(20, round_s=7)
+    assert run.did["declared"]
