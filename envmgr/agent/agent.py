@@ -400,7 +400,8 @@ class Agent:
         if self._refused is not None:
             return self._refused
         found = [self._membership.problem, self._membership.note, self._wanted.problem, self._trouble]
-        if self._session.is_connected and self._wanted.cluster is None and self._trouble is None:
+        has_looked = self._session.is_connected and self._epoch == self._session.epoch and self._trouble is None
+        if has_looked and self._wanted.cluster is None:
             found.append("ZooKeeper has no cluster of envmgr here yet; envmgr cluster create makes one")
         found += [*self._share_problems, *self._reconciler.problems()]
         return "; ".join(word for word in found if word) or None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import sys
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from agent.members import Admin, administrator, member, members
 from coordination.polling import until
@@ -194,6 +196,29 @@ def test_a_killed_daemon_comes_back_as_the_same_host(tmp_path: Path, endpoint: E
             assert daemon.stop() == 0
             assert admin.session.children(paths.HOSTS) == ()
             assert [host.host for host in admin.verbs.hosts()] == ["a"]
+        finally:
+            daemon.close()
+
+
+def test_at_rest_a_member_sleeps_and_is_small(tmp_path: Path, endpoint: Endpoint) -> None:
+    """As its users start it, connected, with an environment declared: at most 80 MB, and hardly anything runs."""
+    daemon = member(tmp_path / "a", Endpoint(servers=endpoint.servers, root=endpoint.root), "a", agent_interval_s=60)
+    with administrator(endpoint) as admin:
+        admin.create("numpy", hosts=("b",))
+        try:
+            daemon.start(args=(sys.executable, "-m", "envmgr", "daemon"))
+            until(lambda: _instance(admin))
+            with daemon.client() as client:
+                for path in ("/v1/status", "/v1/environments", "/openapi.json"):
+                    assert client.ask("GET", path).status == 200
+            process = psutil.Process(daemon.pid)
+            before = process.cpu_times(), process.num_ctx_switches()
+            daemon.hear_nothing(2.0)  # how time passes at rest; any amount of it will do
+            after = process.cpu_times(), process.num_ctx_switches()
+            used_s = after[0].user + after[0].system - before[0].user - before[0].system
+            assert used_s <= 0.02
+            assert after[1].voluntary - before[1].voluntary <= 40
+            assert process.memory_info().rss <= 80_000_000
         finally:
             daemon.close()
 
