@@ -218,19 +218,28 @@ class Round:
             self._report(Event("warning", "solve", f"this host solves by itself: {error.message}"))
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to build a given lockfile with, and what puts it in force once it was built."""
+
+    limit: Deadline
+    report: Reporter
+    put_in_force: Callable[[str], None]
+
+
 @contextlib.contextmanager
 def proposing(
     context: Context, spec: Spec, check: Callable[[str | None], None], limit: Deadline, report: Reporter
-) -> Iterator[Callable[[str], None]]:
-    """Prepare for a lockfile that a caller brings; yield what puts it in force, once it was built.
+) -> Iterator[Proposal]:
+    """Prepare for a lockfile that a caller brings.
 
-    `check` gets the text of the lockfile in force, or ``None``, and raises if the given one may not be built. What the
-    block gets raises `LockfileMismatch` when another host's came first.
+    `check` gets the text of the lockfile in force, or ``None``, and raises if the given one may not be built. Putting
+    it in force raises `LockfileMismatch` when another host's came first.
     """
     known = _known(context, spec, limit, report)
     check(known.text)
     if known.generation is None:
-        yield lambda text: _put(context, spec.name, text)
+        yield Proposal(limit, report, lambda text: _put(context, spec.name, text))
         return
     with Round(context, spec, known.generation, limit, report, is_retry=True) as agreed:
         if agreed.found is not None:
@@ -245,7 +254,7 @@ def proposing(
                 )
             _put(context, spec.name, text)
 
-        yield put
+        yield Proposal(agreed, agreed.report, put)
 
 
 def next_generation(context: Context, name: EnvName) -> int:

@@ -160,11 +160,12 @@ def _made_from(
     def check(in_force: str | None) -> None:
         check_given(context, spec, lock_text, in_force)
 
-    with agreement.proposing(context, spec, check, limit, report) as put_in_force:
+    with agreement.proposing(context, spec, check, limit, report) as proposal:
         lease = build(
-            context, spec, lock_text, limit=limit, report=report, on_locked=lambda _text: None, is_shared=False
-        )
-        return _published(context, spec, lease, claim, lock_text, lambda: put_in_force(lock_text))
+            context, spec, lock_text, limit=proposal.limit, report=proposal.report, is_shared=False,
+            on_locked=lambda _text: None,
+        )  # fmt: skip
+        return _published(context, spec, lease, claim, lock_text, lambda: proposal.put_in_force(lock_text))
 
 
 def _published(
