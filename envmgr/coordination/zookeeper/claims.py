@@ -209,12 +209,12 @@ class Claims:
                         is_repeated, is_begun = is_begun, True
                         epoch = self._session.epoch
                         name, token = self._enter(path, mark, contender, limit, is_repeated=is_repeated)
-                    before = self._before(path, name, limit)
-                    if before == "":
+                    queue = _queue(self._session.children(path, is_current=True, timeout_s=limit.call_s()))
+                    if name not in queue:
                         name = ""  # somebody deleted our node
-                    elif before is not None:
+                    elif name != queue[0]:
                         limit.refuse_waiting()
-                        self._await_departure(path, before, contender, limit)
+                        self._await_departure(path, queue[queue.index(name) - 1], queue[0], contender, limit)
                     elif self._is_certain(epoch, limit):
                         is_done = True
                         return Claim(self._session, f"{path}/{name}", epoch, token)
@@ -249,6 +249,7 @@ class Claims:
                         continue
                     is_begun = True
                     token = self._place(path, node, gate, contender, limit)
+                    self._session.sync(timeout_s=limit.call_s())
                     if token is not None and self._is_certain(epoch, limit):
                         is_done = True
                         return Claim(self._session, node, epoch, token)
@@ -265,7 +266,7 @@ class Claims:
                 return True
             limit.refuse_waiting()
             if not contender.is_told:
-                contender.wait_for(self._first_holder(path, names, limit), limit)
+                contender.wait_for(self._holder(f"{path}/{_queue(names)[0]}", limit.call_s()), limit)
             limit.wait(changed)
         return False
 
@@ -288,34 +289,25 @@ class Claims:
         made = self._session.get(node, timeout_s=limit.call_s())
         return None if made is None or made.ephemeral_owner != self._session.session_id else made.czxid
 
-    def _before(self, path: str, name: str, limit: Limit) -> str | None:
-        """Return who stands right before us in the queue; ``None``: nobody; empty: we do not stand there."""
-        queue = _queue(self._session.children(path, timeout_s=limit.call_s()))
-        if name not in queue:
-            return ""
-        index = queue.index(name)
-        return None if index == 0 else queue[index - 1]
-
     def _is_certain(self, epoch: int, limit: Limit) -> bool:
-        """Tell whether our session certainly lives, having asked the leader."""
-        self._session.sync(timeout_s=limit.call_s())
+        """Tell whether our session certainly lives, as far as was proved; wait a moment if not."""
         if self._session.is_certain(epoch):
             return True
         limit.wait(threading.Event(), _PAUSE_S)
         return False
 
-    def _await_departure(self, path: str, before: str, contender: Contender, limit: Limit) -> None:
+    def _await_departure(self, path: str, before: str, first: str, contender: Contender, limit: Limit) -> None:
+        """Wait until the node before ours is gone, and say once who holds the first."""
         node = f"{path}/{before}"
         with self._waiting(node) as gone:
-            if self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s()) is None:
+            found = self._session.get(node, watch=_Departure(self, node), timeout_s=limit.call_s())
+            if found is None:
                 return
             if not contender.is_told:
-                names = self._session.children(path, timeout_s=limit.call_s())
-                contender.wait_for(self._first_holder(path, names, limit), limit)
+                is_next = first == before
+                holder = holder_of(node, found) if is_next else self._holder(f"{path}/{first}", limit.call_s())
+                contender.wait_for(holder, limit)
             limit.wait(gone)
-
-    def _first_holder(self, path: str, names: tuple[str, ...], limit: Limit) -> Holder | None:
-        return next((self._holder(f"{path}/{name}", limit.call_s()) for name in _queue(names)), None)
 
     def _holder(self, node: str, timeout_s: float) -> Holder | None:
         found = self._session.get(node, timeout_s=timeout_s)

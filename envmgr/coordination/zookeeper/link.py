@@ -67,13 +67,13 @@ class Link(abc.ABC):
         self._changed = threading.Condition()
         self._client: Client | None = None
         self._is_connected = False
-        self._is_closed = False
+        self._is_closing = self._is_closed = False
         self._relied_on = 0
         self._keeper: threading.Thread | None = None
         self._teller: threading.Thread | None = None
         self._told: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._listeners: dict[object, Callable[[State], None]] = {}
-        self._closers: list[Callable[[], None]] = []
+        self._closers: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
     # ------------------------------------------------------------------------------------------------------ its life
 
@@ -97,13 +97,17 @@ class Link(abc.ABC):
         if os.getpid() != self._pid:
             return
         with self._changed:
-            if self._is_closed:
+            if self._is_closing:
                 return
+            self._is_closing = True
+        for before, _ in self._closers:
+            before()
+        with self._changed:
             self._is_closed = True
             self._is_connected = False
             self._changed.notify_all()
-        for closer in self._closers:
-            closer()
+        for _, after in self._closers:
+            after()
         if self._keeper is not None and self._teller is not None:
             self._keeper.join()
             if self._client is not None:
@@ -183,9 +187,9 @@ class Link(abc.ABC):
 
         return end
 
-    def at_close(self, closer: Callable[[], None]) -> None:
-        """Have `closer` called when this is closed, before the session ends."""
-        self._closers.append(closer)
+    def at_close(self, before: Callable[[], None], after: Callable[[], None]) -> None:
+        """Have `before` called when this is closed, while it can still be asked, and `after` once it cannot."""
+        self._closers.append((before, after))
 
     def check_usable(self) -> None:
         """Raise `CoordinatorUnavailable` in a child made by fork, and after `close`."""

@@ -101,13 +101,30 @@ class Session(Link):
             if self._ask(path, lambda c: c.exists_async(full, watch=watcher), deadline, may_repeat=True) is None:
                 return None
 
-    def children(self, path: str, *, watch: Watch | None = None, timeout_s: float = CALL_S) -> tuple[str, ...]:
-        """Return the names of a node's children, sorted; of a missing one none."""
+    def children(
+        self, path: str, *, watch: Watch | None = None, is_current: bool = False, timeout_s: float = CALL_S
+    ) -> tuple[str, ...]:
+        """Return the names of a node's children, sorted; of a missing one none.
+
+        With `is_current` they are as of this call or later, and it proves that the session lives, as `sync` does: for
+        the price of one call, since a server answers in the order in which it was asked.
+        """
         deadline = self._clock.monotonic() + timeout_s
         full, watcher = self._full(path), self._watcher(watch)
+        sent = (self.epoch, 0.0)
+
+        def begin(client: Client) -> Any:
+            nonlocal sent
+            if is_current:
+                sent = (self.epoch, self._clock.monotonic())
+                client.sync_async(full)
+            return client.get_children_async(full, watch=watcher)
+
         while True:
             with contextlib.suppress(NoNode):
-                found = self._ask(path, lambda c: c.get_children_async(full, watch=watcher), deadline, may_repeat=True)
+                found = self._ask(path, begin, deadline, may_repeat=True)
+                if is_current:
+                    self._proved(*sent)
                 return tuple(sorted(found))
             if watch is None:
                 return ()
@@ -215,15 +232,17 @@ class Session(Link):
         """
         deadline = self._clock.monotonic() + timeout_s
         full = self._full(path)
-        before = self._clock.monotonic()
-        epoch = self.epoch
+        sent = (self.epoch, 0.0)
 
         def begin(client: Client) -> Any:
-            nonlocal before, epoch
-            before, epoch = self._clock.monotonic(), self.epoch
+            nonlocal sent
+            sent = (self.epoch, self._clock.monotonic())
             return client.sync_async(full)
 
         self._ask(path, begin, deadline, may_repeat=True)
+        self._proved(*sent)
+
+    def _proved(self, epoch: int, before: float) -> None:
         self._lease.touched(epoch, before)
         self._lease.proved(epoch, before)
 
