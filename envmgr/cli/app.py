@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import inspect, maintain, make, run, serve, service
+from envmgr.cli.commands import bundle, inspect, maintain, make, run, serve, service
 from envmgr.cli.commands.status import status
 from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
@@ -39,6 +39,7 @@ app = group(
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 _alias = group("Set, list and drop aliases.")
+_bundle = group("Carry environments to a site without a network, as one file.")
 _service = group("Install, upgrade, remove and look at the service of a host.")
 
 
@@ -71,6 +72,8 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (_alias, "set", maintain.set_alias),
     (_alias, "list", maintain.list_aliases),
     (_alias, "remove", maintain.remove_alias),
+    (_bundle, "export", bundle.export),
+    (_bundle, "import", bundle.import_),
     (_service, "install", service.install),
     (_service, "uninstall", service.uninstall),
     (_service, "status", service.status),
@@ -79,6 +82,7 @@ for _parent, _name, _function in _COMMANDS:
     _parent.command(_name, cls=Command)(_function)
 app.add_typer(_alias, name="alias")
 app.add_typer(later("Say what every host of the cluster has, and see how they do.", _cluster), name="cluster")
+app.add_typer(_bundle, name="bundle")
 app.add_typer(_service, name="service")
 
 

@@ -21,7 +21,7 @@ from envmgr import fsio
 from envmgr.events import counted
 from envmgr.fsio import Step
 from envmgr.names import is_name
-from envmgr.store import cache
+from envmgr.store import cache, records
 from envmgr.store.sizes import Census, Links, Tree
 
 if TYPE_CHECKING:
@@ -83,12 +83,13 @@ def _unneeded(run: Run, needed: frozenset[str]) -> dict[str, list[Path]]:
 
 
 def _needed(run: Run) -> frozenset[str]:
-    """Return the keys of the packages that published builds were made from.
+    """Return the keys of the packages that published builds were made from, or that came in a bundle.
 
     Whatever looks like a hash in a lockfile counts, so that a damaged one, too, keeps what it names.
     """
     layout = run.context.layout
-    return frozenset(key for build in run.published().values() for key in _keys(layout.build(build).lockfile))
+    lockfiles = [layout.build(build).lockfile for build in run.published().values()]
+    return frozenset(key for path in (*lockfiles, *records.bundled_lockfiles(layout)) for key in _keys(path))
 
 
 def _keys(lockfile: Path) -> Iterator[str]:

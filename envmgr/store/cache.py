@@ -19,6 +19,7 @@ Builds fill it through `envmgr.backends.archives`. Deleting an entry harms no en
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,17 @@ def exclusive(layout: Layout) -> Iterator[bool]:
     fd = os.open(layout.packages / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
     with locks.exclusive(fd) as is_granted:
         yield is_granted
+
+
+@contextlib.contextmanager
+def shared(layout: Layout) -> Iterator[None]:
+    """Keep collection out of the cache for the length of the block; it holds it for as long as a few deletions take."""
+    fd = os.open(layout.packages / ".use", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(fd)
 
 
 def entries(layout: Layout) -> Iterator[tuple[str, Path]]:

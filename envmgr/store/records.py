@@ -6,6 +6,7 @@
     names/<name>/spec.json                 the spec that the name was made from, includes and all, without credentials
     names/<name>/lockfile-<class>.yml      the lockfile in force for a machine class
     names/<name>/pinned                    present: never collected
+    names/<name>/bundled                   present: the archives of its lockfiles came in a bundle, and are kept
     names/<name>/failure.json              the last failure; gone after a success
     names/<name>/creator.json              the user that the daemon made it for last
     names/<name>/last-used                 empty; its modification time is when the name was last seen in use
@@ -162,6 +163,18 @@ def set_pinned(layout: Layout, name: EnvName, *, is_pinned: bool) -> None:
 
 def is_pinned(layout: Layout, name: EnvName) -> bool:
     return (layout.name(name) / "pinned").exists()
+
+
+def set_bundled(layout: Layout, name: EnvName) -> None:
+    """Keep the archives of a name's lockfiles from being collected, also while nothing is built of them."""
+    path = _name_directory(layout, name, Step.LOCKFILE) / "bundled"
+    if not path.exists():
+        fsio.write_file(Step.LOCKFILE, path, b"")
+
+
+def bundled_lockfiles(layout: Layout) -> tuple[Path, ...]:
+    """Return the lockfiles of names that came in a bundle."""
+    return tuple(path for note in layout.names.glob("*/bundled") for path in note.parent.glob("lockfile-*.yml"))
 
 
 def write_failure(layout: Layout, failure: Failure) -> None:
