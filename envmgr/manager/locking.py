@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from envmgr import policy
 from envmgr.events import Reporter
 from envmgr.manager import agreement, ensure, requests
+from envmgr.manager.claims import claimed
 from envmgr.manager.context import Context
 from envmgr.manager.waiting import TimeLimit, locked
 from envmgr.store import records, sweep
@@ -27,7 +28,9 @@ def lock(context: Context, spec: Spec, *, limit: TimeLimit, report: Reporter) ->
     def do(text: str | None, limit: Deadline, report: Reporter, on_locked: requests.OnLocked) -> str:
         return text if text is not None else _solved(context, spec, limit, report, on_locked)
 
-    with locked(context, spec.name, limit, report):
+    # The claim is for the scratch build: a store of this host alone does without.
+    holding = claimed if context.coordinator.is_shared else locked
+    with holding(context, spec.name, limit, report):
         return agreement.settle(context, spec, do, limit=limit, report=report)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import random
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -652,6 +653,62 @@ def test_leases_that_are_not_seen(cluster: Cluster) -> None:
     assert a.record()
     with pytest.raises(EnvironmentNotFound):
         manager.remove(spec_of("other").name)
+
+
+# -------------------------------------------------------------------------------------------------------------- chance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_random_faults(cluster: Cluster, seed: int) -> None:
+    """Whatever befalls three busy hosts: a generation never changes, and once all is well, all agree.
+
+    Faults come at steps drawn with a fixed seed; how the threads interleave is the machine's.
+    """
+    seen: dict[int, str] = {}
+    draw = random.Random(seed)
+    plans = {letter: [draw.random() for _ in range(24)] for letter in "abc"}
+
+    def look() -> None:
+        for number in cluster.generations:
+            text = (cluster.fake.directory / "lockfiles" / f"{NAME} {SUBDIR} {number}").read_text(encoding="utf-8")
+            assert seen.setdefault(number, text) == text
+
+    def live(letter: str) -> None:
+        host, plan = cluster[letter], iter(plans[letter])
+        coordinator, manager = host.coordinator, host.world.manager()
+        for turn in range(6):
+            fault, at, what = next(plan), next(plan), next(plan)
+            step = ("lockfile", "solving", "claimed", "publish", "published")[int(at * 5)]
+            if fault < 0.7:
+                coordinator.at[step] = coordinator.lose_claims if fault < 0.35 else coordinator.go_down
+            host.solves(f"{letter}{turn}")
+            with contextlib.suppress(CoordinatorUnavailable, EnvironmentNotFound):
+                if what < 0.3:
+                    manager.relock(NAME)
+                elif what < 0.5:
+                    manager.align(NAME)
+                elif what < 0.7:
+                    manager.remove(NAME)
+                else:
+                    manager.ensure(SPEC, retry=True).lease.close()
+            coordinator.is_down = False
+            look()
+
+    for letter in plans:
+        cluster[letter].create()
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(live, letter) for letter in plans]:
+            done.result()
+    for letter in plans:
+        host = cluster[letter]
+        host.coordinator.at.clear()
+        host.create(retry=True)
+        host.world.manager().align(NAME)
+        assert host.record().lock_digest == cluster.digest
+        host.world.manager().reclaim()
+        assert host.is_clean()
+    look()
 
 
 # --------------------------------------------------------------------------------------------------------------- kills
