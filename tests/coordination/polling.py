@@ -1,8 +1,10 @@
-"""Waiting for what comes by itself: a condition is looked at again and again, with a limit."""
+"""Waiting for what comes by itself, with a limit; and forking where that is what is tested."""
 
 from __future__ import annotations
 
+import os
 import time
+import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -17,3 +19,10 @@ def until(look: Callable[[], T], limit_s: float = 20.0) -> T:
             raise TimeoutError(f"not so after {limit_s:g} s")
         time.sleep(0.01)
     return found
+
+
+def fork() -> int:
+    """Fork a process that has threads, of which newer Pythons rightly warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()

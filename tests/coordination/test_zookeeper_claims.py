@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from coordination.contender import contender
-from coordination.polling import until
+from coordination.polling import fork, until
 from kazoo.client import KazooClient
 from link_proxy import LinkProxy
 from zookeeper_servers import Servers
@@ -308,11 +308,37 @@ class TestLosing:
             assert not claim.is_lost
             assert host.session.epoch == 1
 
+    def test_a_follower_that_answers_without_its_leader_keeps_no_claim(self, join: Join, ensemble: Servers) -> None:
+        """The leader stands still; our server does not know yet, and still answers what it can. Our claim is lost.
+
+        Answers of a server prove nothing of what its leader counts. When the leader goes on, the claim stays lost.
+        """
+        leader = ensemble.leader()
+        follower = ensemble.addresses[(leader + 1) % 3]
+        host = join(servers=(follower,), session_s=2.0)
+        with host.claims.acquire(PATH, timeout_s=5) as claim:
+            stopped_at = boot_time()
+            ensemble.signal(leader, signal.SIGSTOP)
+            assert lost_time(claim) < stopped_at + 2.0
+            ensemble.signal(leader, signal.SIGCONT)
+            assert host.session.get("/v1/claims", timeout_s=20)
+            assert claim.is_lost
+
+    def test_a_killed_holder_is_followed_when_its_session_is_over(self, join: Join, endpoint: Endpoint) -> None:
+        """Nobody gives it back: the servers do, after the session's time and not before."""
+        other = join()
+        with contender(endpoint) as holder:
+            assert holder.ask(f"acquire {PATH} 5")[0] == "held"
+            os.kill(holder.pid, signal.SIGKILL)
+            killed_at = boot_time()
+            with other.claims.acquire(PATH, timeout_s=20):
+                assert boot_time() > killed_at + 1.0
+
     def test_a_child_made_by_fork_holds_nothing(self, join: Join) -> None:
         """The child is refused; the parent's claim is not harmed."""
         host = join()
         with host.claims.acquire(PATH, timeout_s=5) as claim:
-            pid = os.fork()
+            pid = fork()
             if pid == 0:
                 status = 1
                 try:

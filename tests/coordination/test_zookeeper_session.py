@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from coordination.polling import until
+from coordination.polling import fork, until
 from kazoo.client import KazooClient
 from link_proxy import LinkProxy
 from zookeeper_servers import Servers
@@ -356,7 +356,7 @@ class TestSessions:
         """kazoo's trap: the child sees a connection, and every call hangs. Here each raises at once."""
         session.create("/v1/mine", is_ephemeral=True)
         read, write = os.pipe()
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             answer = b"wrong"
             try:
