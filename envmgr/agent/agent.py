@@ -142,6 +142,7 @@ class Agent:
         self._hosts = 1
         self._siblings_at = float("-inf")
         self._epoch = -1
+        self._acted_on = 0
         self._look_at = clock.monotonic()
         self._coming: Collection[EnvName] = frozenset()
         self._said: str | None = None
@@ -179,6 +180,7 @@ class Agent:
         if self._thread is not None:
             self._thread.join(_END_S)
         if self._session.is_connected and self._membership.has_joined and self._refused is None:
+            self._act()  # to see how what ran has ended
             try:
                 self._tell(is_last=True)
                 self._membership.leave()
@@ -268,10 +270,11 @@ class Agent:
         if self._refused is not None or self._wanted.cluster is None or self._membership.is_pushed_aside:
             return []
         self._find_siblings(now)
-        self._reconciler.reconcile(self._wanted, epoch=self._session.epoch)
+        self._act()
         coming = ("building",) if self._wanted.is_cordoned else ("building", "pending")
         self._coming = frozenset(EnvName(it.name) for it in self._reconciler.statuses() if it.state in coming)
         due = [moment for moment in (self._reconciler.next_at(),) if moment is not None]
+        due += [] if self._trouble is None else [now + RETRY_S]
         if self._membership.has_joined and self._session.is_connected:
             later = self._tell()
             due += [] if later is None else [later]
@@ -282,6 +285,15 @@ class Agent:
             if is_full:
                 self._sweep()
         return due
+
+    def _act(self) -> None:
+        """Do what is wanted, as far as it may be done; what cannot be remembered on a full disk is not begun."""
+        try:
+            self._reconciler.reconcile(self._wanted, epoch=self._session.epoch)
+        except (EnvmgrError, OSError) as error:
+            self._trouble = str(error).replace("\n", "; ")
+        else:
+            self._acted_on = max(0, self._wanted.revision)
 
     def _look(self, now: float) -> None:
         """Read what the cluster wants."""
@@ -299,7 +311,10 @@ class Agent:
         cluster = self._wanted.cluster
         if cluster is None:
             return
-        self._reconciler.meet(cluster)
+        try:
+            self._reconciler.meet(cluster)
+        except OSError as error:
+            self._trouble = str(error)
         self._coordinator.classes(cluster.classes)
         self._coordinator.declared({name: intent.lock_generation for name, intent in self._wanted.present().items()})
         if cluster.settings != self._shared:
@@ -379,7 +394,7 @@ class Agent:
             HostStatus(
                 host=identity.host,
                 instance=identity.instance,
-                revision=max(0, self._wanted.revision),
+                revision=self._acted_on,
                 at=self._clock.time(),
                 heal=self._reconciler.memory.heal,
                 environments=self._reconciler.statuses(),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
 from agent.worlds import World, identity
 
 from envmgr.agent import givers
 from envmgr.agent.identity import Identity
+from envmgr.agent.status import StatusWriter
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import NetworkError
-from envmgr.wire.cluster import Host, HostProgress, HostStatus, decode, encode
+from envmgr.wire.cluster import EnvironmentStatus, Host, HostProgress, HostStatus, decode, encode
 
 
 def test_a_host_is_there_and_keeps_its_name() -> None:
@@ -201,12 +203,42 @@ def test_an_older_instances_last_word_is_overwritten() -> None:
 def test_long_errors_are_cut_and_a_large_status_still_fits() -> None:
     """Thousands of failures with long messages do not make the document too large for ZooKeeper."""
     world = World()
+    writer = StatusWriter(world.session, world.clock, "here")
+    words = random.Random(1)
+    failures = tuple(
+        EnvironmentStatus(
+            name=f"env-{number}", state="failed",
+            error={"code": "network", "message": words.randbytes(450).hex(), "hint": None},
+        )
+        for number in range(4000)
+    )  # fmt: skip
+    writer.tell(HostStatus(host="here", instance="i1", environments=failures), ())
+    writer.flush()
+    assert len(world.told.environments) == 4000
+    assert all(len(str(found.error)) < 200 for found in world.told.environments)
     name = world.declare("numpy")
     world.hands.fails[name] = NetworkError("x" * 100_000)
     world.settle(1)
     error = world.state(name).error
     assert error is not None
     assert len(str(error["message"])) < 2000
+
+
+def test_a_host_whose_disk_is_full_still_says_so() -> None:
+    """What cannot be remembered is not begun and not acknowledged; the host tells why, and goes on when it can."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.is_full = True
+    name = world.declare("scipy")
+    world.settle()
+    assert "No space left" in str(world.told.problem)
+    assert world.told.revision < world.agent._wanted.revision
+    assert name not in world.hands.builds
+    world.is_full = False
+    world.settle()
+    assert world.state(name).state == "ready"
+    assert world.told.problem is None
 
 
 def test_progress_is_there_while_something_builds() -> None:

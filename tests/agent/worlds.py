@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -186,9 +188,13 @@ class World:
         self.coordinator = Coordinator()
         self.memory = Memory()
         self.kept: list[Memory] = []
+        self.is_full = False
         self.kept_identities: list[Identity] = []
         self.identity = identity(host)
-        self.environ = {f"ENVMGR_{key.upper()}": value for key, value in environ.items()}
+        variables = {f"ENVMGR_{key.upper()}": value for key, value in environ.items()}
+        self.found = settings.load(
+            root=None, mode="personal", environ=variables, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR
+        )
         self.admin = Administration(self.servers.session(), by="test", clock=self.clock)
         self.agent = self.start()
 
@@ -209,9 +215,11 @@ class World:
         return self.start()
 
     def settings(self) -> settings.Settings:
-        return settings.load(root=None, mode="personal", environ=self.environ, home=NOWHERE, etc=NOWHERE, subdir=SUBDIR)
+        return self.found
 
     def _keep(self, memory: Memory) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self.kept.append(memory)
         self.memory = memory
 
