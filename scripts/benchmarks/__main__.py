@@ -13,8 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from benchmarks import creating, report, serving, sharing, starting, workspace
-from benchmarks.cluster import growth
+from benchmarks import claiming, creating, fetching, report, serving, sharing, starting, workspace
+from benchmarks.cluster import growth, scaling
 from benchmarks.measuring import BenchError, Figure
 from benchmarks.workspace import Workspace, say
 
@@ -37,11 +37,14 @@ GROUPS: dict[str, Group] = {
     "cold": creating.cold,
     "slow": sharing.slow_download,
     "waiting": sharing.waiting,
+    "fetch": fetching.fetch_once,
     "socket": serving.round_trips,
     "requests": serving.throughput,
     "memory": serving.memory,
     "rest": serving.rest,
     "ending": serving.ending,
+    "claims": claiming.claims,
+    "agents": scaling.agents,
 }
 
 

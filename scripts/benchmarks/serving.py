@@ -178,6 +178,11 @@ def ending(work: Workspace, *, is_quick: bool) -> list[Figure]:
     ]
 
 
+def processor_s(pid: int) -> float:
+    """Return the processor time of all threads of a process so far, ended ones too; finer than the ticks in /proc."""
+    return time.clock_gettime(~pid << 3 | _CPUCLOCK_SCHED)
+
+
 class Daemon:
     """A daemon that runs, and what the kernel counts of it."""
 
@@ -193,7 +198,7 @@ class Daemon:
 
     def processor_s(self) -> float:
         """Return the processor time of all its threads so far, ended ones too; finer than the ticks in /proc."""
-        return time.clock_gettime(~self._process.pid << 3 | _CPUCLOCK_SCHED)
+        return processor_s(self._process.pid)
 
     def threads(self) -> int:
         return len(list((self._proc / "task").iterdir()))

@@ -1,8 +1,7 @@
 """Whether a simulated host asks ZooKeeper what a real one asks: the same small cluster twice, operation by operation.
 
-A few hosts join a cluster and make one environment; each role's operations (that of the one who solves, and that of
-one who waits for it) are compared as a multiset, since the threads of a daemon work side by side. Hosts that raced for
-the solve of an environment are neither, and another environment is tried.
+Two hosts join a cluster and make environments: one solves, and the other waits for what he solves. Each role's
+operations are compared as a multiset, since the threads of a daemon work side by side.
 """
 
 from __future__ import annotations
@@ -13,7 +12,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from benchmarks.cluster import administering, daemons
+from benchmarks.cluster import administering, daemons, jute
+from benchmarks.cluster.administering import declaration, spec_of
 from benchmarks.cluster.hosts import SimulatedHost, Work
 from benchmarks.cluster.session import ThinSession
 from benchmarks.cluster.tap import Tap
@@ -24,10 +24,9 @@ from benchmarks.workspace import Workspace
 from envmgr.cluster.administration import Administration
 from envmgr.names import EnvName
 
-HOSTS = 3
-TRIES = 4
+HOSTS = 2
 SESSION_S = 30.0
-_SOLVE_S, _INSTALL_S = 1.0, 2.0
+_SOLVE_S, _INSTALL_S = 1.5, 1.5
 """Together longer than the time after which a host says how far it is, and shorter than twice that."""
 _PATIENCE_S = 60.0
 _SETTLE_S = 2.5
@@ -106,44 +105,46 @@ def _names() -> list[str]:
 
 def _prepare(admin: Administration) -> None:
     """Make the tree, with one environment that is for none of the hosts."""
-    admin.create(administering.declaration(administering.spec_of("elsewhere"), hosts=["nobody"]))
+    admin.create(declaration(spec_of("elsewhere"), hosts=["nobody"]))
 
 
 async def _roles(admin: Administration, root: str, traces: Sequence[list[Operation]]) -> Roles:
-    await _until(lambda: len(admin.hosts()) >= HOSTS, "the hosts do not join")
+    solver, waiter = _names()
+    await _until(lambda: len(admin.hosts()) == HOSTS, "the hosts do not join")
     # The first environment makes what all later ones find (nodes above claims and progress).
+    await _declare(admin, "first", [solver, waiter])
     await _made(admin, "first")
-    words = {str(administering.spec_of("elsewhere").name): "<name>", root: ""}
-    roles = {"join": Counter(outline(_joined(traces[0]), {**words, _names()[0]: "<host>"}))}
-    for number in range(TRIES):
-        began = [len(trace) for trace in traces]
-        word = f"compared-{number}"
-        await _made(admin, word)
-        words = {str(administering.spec_of(word).name): "<name>", root: ""}
-        asked = [
-            Counter(outline(trace[start:], {**words, host: "<host>"}))
-            for trace, start, host in zip(traces, began, _names(), strict=True)
-        ]
-        for lines in asked:
-            is_contender = any("create ephemeral sequence" in line and "/solve/" in line for line in lines)
-            is_solver = any(line.startswith("multi(") for line in lines)
-            if is_solver or not is_contender:
-                roles.setdefault("solve" if is_solver else "wait", lines)
-        if {"solve", "wait"} <= roles.keys():
-            return roles
-    raise BenchError(f"{TRIES} times no host solved while another one waited outside the queue of its claim")
+
+    def asked(trace: Sequence[Operation], host: str, word: str) -> Counter[str]:
+        return Counter(outline(trace, {str(spec_of(word).name): "<name>", root: "", host: "<host>"}))
+
+    roles = {"join": asked(_joined(traces[0]), solver, "elsewhere")}
+    began = len(traces[0])
+    await _declare(admin, "alone", [solver])
+    await _made(admin, "alone")
+    roles["solve"] = asked(traces[0][began:], solver, "alone")
+    began, starts = len(traces[1]), len(traces[0])
+    await _declare(admin, "waited-for", [solver])
+    await _until(lambda: any(map(_contends, traces[0][starts:])), "nobody solves")
+    await _declare(admin, "waited-for", [solver, waiter])
+    await _made(admin, "waited-for")
+    roles["wait"] = asked(traces[1][began:], waiter, "waited-for")
+    return roles
+
+
+def _contends(operation: Operation) -> bool:
+    request = operation.request
+    return request.flags == jute.EPHEMERAL_SEQUENCE and "/claims/solve/" in request.path and not operation.error
+
+
+async def _declare(admin: Administration, word: str, hosts: Sequence[str]) -> None:
+    await asyncio.to_thread(admin.create, declaration(spec_of(word), hosts=hosts))
 
 
 async def _made(admin: Administration, word: str) -> None:
-    """Have an environment made by all hosts, and wait until they have nothing more to say."""
-    spec = administering.spec_of(word)
-    await asyncio.to_thread(admin.create, administering.declaration(spec))
-
-    def is_ready() -> bool:
-        rows = admin.show(EnvName(spec.name)).rows
-        return len(rows) == HOSTS and all(row.state == "ready" for row in rows)
-
-    await _until(is_ready, f"the hosts do not make {spec.name}")
+    """Wait until an environment is ready wherever it is declared, and the hosts have nothing more to say."""
+    name = EnvName(spec_of(word).name)
+    await _until(lambda: all(row.state == "ready" for row in admin.show(name).rows), f"the hosts do not make {name}")
     await asyncio.sleep(_SETTLE_S)
 
 

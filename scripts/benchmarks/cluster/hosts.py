@@ -74,6 +74,7 @@ class SimulatedHost:
         self._change = asyncio.Event()
         self._relied_on = 0
         self._builds: set[asyncio.Task[None]] = set()
+        self._awaited: dict[str, asyncio.Event] = {}
         self._phases: dict[str, str] = {}
         self._told: tuple[EnvironmentStatus, ...] = ()
         self._told_revision = -1
@@ -95,6 +96,12 @@ class SimulatedHost:
                 self._change.clear()
                 await self._look()
                 pause_s = self._interval_s * _between(0.8, 1.2)
+
+    async def made(self, name: str) -> None:
+        """Wait until this host has said that an environment is ready."""
+        if name not in self.ready:
+            self._awaited[name] = asyncio.Event()
+            await self._awaited[name].wait()
 
     async def _end_builds(self) -> None:
         for build in self._builds:
@@ -147,6 +154,10 @@ class SimulatedHost:
         if intents and time.monotonic() > self._looked_around_at + agent.SIBLINGS_S:
             await self._look_around()
         for intent in intents:
+            known = self._environments.get(intent.name)
+            if known is not None:
+                self._environments[intent.name] = dataclasses.replace(known, generation=intent.generation)
+                continue
             self._environments[intent.name] = self._said(intent, "building")
             self._phases[intent.name] = ""
             build = asyncio.create_task(self._make(intent))
@@ -240,9 +251,12 @@ class SimulatedHost:
             telling.cancel()
         await self._manifest(name)  # to compare what was made with what is in force
         del self._phases[name]
-        self._environments[name] = self._said(intent, "ready")
+        latest = self._environments[name].generation  # it may have been declared again meanwhile
+        self._environments[name] = dataclasses.replace(self._said(intent, "ready"), generation=latest)
         await self._tell()
         self.ready[name] = time.monotonic()
+        if name in self._awaited:
+            self._awaited[name].set()
 
     async def _solve(self, name: str) -> None:
         """Wait for who solves, outside the queue; or be the one."""
@@ -303,7 +317,7 @@ class SimulatedHost:
             if made is None:
                 raise BenchError(f"{path} has two contenders of one name")
             await self._stand(path, made)
-            await self._session.sync()
+            await self._session.sync(path)
             try:
                 yield made.path
             finally:

@@ -78,8 +78,8 @@ class ThinSession:
         full = (Request(part.kind, self.root + part.path, part.data, False, part.flags, part.version) for part in parts)
         return await self._ask(Request("multi", parts=tuple(full)))
 
-    async def sync(self) -> None:
-        await self._ask(Request("sync", self.root))
+    async def sync(self, path: str = "") -> None:
+        await self._ask(Request("sync", self.root + path))
 
     async def _is_missing(self, path: str, watch: Watch) -> bool:
         answer = await self._ask(Request("exists", self.root + path, is_watching=True), watch)
