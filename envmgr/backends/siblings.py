@@ -13,9 +13,10 @@ from the channel, those behind it wait for it. How they ask is told in `envmgr.w
   hosts comes about over one archive. Over several builds on full hosts one can; ``wait_s`` ends it, and all waiting of
   one build together ends after `_MOST_WAITS` times that. A build that solves waits for nobody: the others have no
   lockfile yet and wait for it.
-* A host that takes no connection within `_CONNECT_S`, does not answer within `_ANSWER_S`, or breaks off twice, is dead
-  for this build; after `_MOST_DEAD` more dead ones than living ones no other host is asked at all. One that gives less
-  than `_LEAST_BYTES_PER_S` is left.
+* A host that refuses the connection is dead for this build, and so is one that `_MOST_BREAKS` times in a row takes no
+  connection within `_CONNECT_S`, gives no answer within `_ANSWER_S`, or breaks off (once may be this host's own fault,
+  where builds leave it no processor). After `_MOST_DEAD` more dead ones than living ones no other host is asked at all.
+  One that gives less than `_LEAST_BYTES_PER_S` is left.
 
 Not promised: that each archive is fetched once. Hosts that see different siblings, or come while the first one does not
 know yet that it is to build, fetch it once more each. And a sibling may send up to `_LARGEST_BYTES` of rubbish.
@@ -26,6 +27,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -74,13 +76,18 @@ class _Sibling:
     has_answered: bool = False
     is_left: Literal["dead", "liar"] | None = None
     breaks: int = 0
+    broke_at: float = 0.0
     progress: str | None = None
     moved_at: float = 0.0
     is_stalled: bool = False
 
 
 class _Broken(Exception):
-    """The connection, or what came over it, is no answer."""
+    """The connection, or what came over it, is no answer; `is_final`: it will not be the next time."""
+
+    def __init__(self, why: str, *, is_final: bool = False) -> None:
+        super().__init__(why)
+        self.is_final = is_final
 
 
 class Siblings:
@@ -136,14 +143,16 @@ class Siblings:
 
     async def _take(self, sibling: _Sibling, sha256: str, label: str, sink: Sink, *, is_waiting: bool) -> bool:
         """Have an archive from one host, waiting for it as long as may be."""
-        pause_s, since = _FIRST_PAUSE_S, 0.0
+        pause_s, since, begun = _FIRST_PAUSE_S, 0.0, 0.0
         while not self._is_off and sibling.is_left is None:
             try:
                 async with self._requests:
+                    begun = time.monotonic()
                     answer = await self._ask(sibling, sha256, label, sink)
             except _Broken as error:
-                self._leave(sibling, str(error))
+                self._leave(sibling, error, begun)
                 continue
+            sibling.breaks = 0
             if answer is _Answer.HERE:
                 self.given_bytes += sink.size_bytes
                 return True
@@ -167,13 +176,16 @@ class Siblings:
             sibling.is_stalled = True
         return sibling.is_stalled or now > self._waits_until
 
-    def _leave(self, sibling: _Sibling, why: str) -> None:
-        """Remember that a host does not answer as it should."""
+    def _leave(self, sibling: _Sibling, error: _Broken, begun: float) -> None:
+        """Remember that a host did not answer as it should; of requests that ran at one time, one counts."""
+        if sibling.is_left is not None or (begun < sibling.broke_at and not error.is_final):
+            return
         sibling.breaks += 1
-        if sibling.is_left is not None or (sibling.has_answered and sibling.breaks < _MOST_BREAKS):
+        sibling.broke_at = time.monotonic()
+        if sibling.breaks < _MOST_BREAKS and not error.is_final:
             return
         sibling.is_left = "dead"
-        self._report(Event("log", "fetch", f"{sibling.url} gives no archives: {why}"))
+        self._report(Event("log", "fetch", f"{sibling.url} gives no archives: {error}"))
         dead = sum(one.is_left == "dead" for one in self._siblings.values())
         if dead - sum(one.has_answered for one in self._siblings.values()) > _MOST_DEAD:
             self._is_off = True
@@ -188,8 +200,10 @@ class Siblings:
             parts = urlsplit(sibling.url)
             connecting = asyncio.open_connection(parts.hostname, parts.port or 80, limit=_BLOCK_BYTES)
             reader, writer = await asyncio.wait_for(connecting, _CONNECT_S)
-        except (OSError, ValueError, asyncio.TimeoutError) as error:
-            raise _Broken(str(error) or "it does not answer") from error
+        except asyncio.TimeoutError as error:  # an OSError, too, from Python 3.11 on
+            raise _Broken("it does not answer") from error
+        except (OSError, ValueError) as error:
+            raise _Broken(str(error), is_final=True) from error
         try:
             path = parts.path.rstrip("/") + wire.target(sha256, self._name, self._machine_class)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
@@ -215,7 +229,7 @@ class Siblings:
     ) -> _Answer:
         length = headers.get("content-length", "")
         if not (length.isascii() and length.isdigit()) or int(length) > _LARGEST_BYTES:
-            raise _Broken("it does not say how much it sends")
+            raise _Broken("it does not say how much it sends", is_final=True)
         left = int(length)
         sink.restart()
         try:
@@ -227,7 +241,7 @@ class Siblings:
                 come += len(block)
                 if (passed := time.monotonic() - looked_at) > self._wait_s:
                     if come < _LEAST_BYTES_PER_S * passed:
-                        raise _Broken(f"only {come / passed:.0f} bytes/s come")
+                        raise _Broken(f"only {come / passed:.0f} bytes/s come", is_final=True)
                     looked_at, come = time.monotonic(), 0
         finally:
             sink.stop()
@@ -249,8 +263,8 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _ANSWER_S)
         first, *lines = head.decode("latin-1").split("\r\n")
         version, status = first.split(" ")[:2]
-        if len(head) > _HEADER_BYTES or not version.startswith("HTTP/1.") or not status.isdigit():
-            raise _Broken("it does not speak HTTP")
+        if len(head) > _HEADER_BYTES or not version.startswith("HTTP/1.") or not re.fullmatch("[0-9]{3}", status):
+            raise _Broken("it does not speak HTTP", is_final=True)
     except (OSError, EOFError, ValueError, asyncio.LimitOverrunError, asyncio.TimeoutError) as error:
         raise _Broken("there was no answer") from error
     pairs = (line.partition(":") for line in lines if ":" in line)

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -188,49 +188,39 @@ def build_at_once(found: Sequence[Host], requests: Sequence[BuildRequest]) -> li
 
 def fetch_once(work: Workspace, *, is_quick: bool) -> list[Figure]:
     """Compare the bytes that the channel gives to five hosts with those that it gives to one."""
-    conda = ("many", *(f"bulky-{number}" for number in range(fabricating.BULKY)))
-    alone: list[float] = []
-    solved: list[float] = []
-    known: list[float] = []
-    fetched_s: dict[str, list[float]] = {"alone": [], "five": []}
+    alone, solved, known = [], [], []
+    say(f"one host, then {_HOSTS} hosts, make an environment of {fabricating.MANY + fabricating.BULKY + 1} packages")
     with served(work.fabricated) as channel:
-
-        def count(root: str, number: int, *, is_solved: bool) -> float:
-            channel.sent_bytes = 0
-            with hosts(work.run / root, number) as found:
-                urls = tuple(host.url for host in found)
-                told = [Sharing(url, urls, solver=urls[0] if is_solved else None) for url in urls]
-                rest, lockfile = found, known_lockfile
-                if is_solved or lockfile is None:
-                    for host in found:
-                        host.wanted.add(_NAME)  # they wait for the lockfile
-                    sharing = told[0] if number > 1 else Sharing()
-                    result = found[0].build(found[0].request(channel.url, *conda, sharing=sharing))
-                    lockfile, rest, told = found[0].lockfile, found[1:], told[1:]
-                    fetched_s["alone"].append(dict(result.phases_s)["fetch"])
-                if rest:
-                    requests = [
-                        host.request(channel.url, *conda, sharing=sharing, lockfile=lockfile)
-                        for host, sharing in zip(rest, told, strict=True)
-                    ]
-                    results = build_at_once(rest, requests)
-                    fetched_s["five"] += [dict(result.phases_s)["fetch"] for result in results]
-                locks.append(lockfile)
-            return float(channel.sent_bytes)
-
-        known_lockfile: str | None = None
-        locks: list[str | None] = []
-        say(f"one host, then {_HOSTS} hosts, make an environment of {fabricating.MANY + len(conda)} packages")
         for turn in Rounds(1 if is_quick else 3, 1, 90):
-            known_lockfile = None
-            alone.append(count(f"alone-{turn}", 1, is_solved=True))
-            known_lockfile = locks[-1]
-            solved.append(count(f"solved-{turn}", _HOSTS, is_solved=True))
-            known.append(count(f"known-{turn}", _HOSTS, is_solved=False))
-    facts = {f"fetch_{key}_s": values for key, values in fetched_s.items()}
-    one = Figure(
-        "fetch", f"bytes from the channel: {_HOSTS} hosts, one solves", Spread(tuple(solved)), "ratio",
-        Spread(tuple(alone)), "one host", goal=1.2, facts=facts, unit="bytes",
-    )  # fmt: skip
-    what = f"bytes from the channel: {_HOSTS} hosts, lockfile known to all"
-    return [one, replace(one, what=what, measured=Spread(tuple(known)), facts={})]
+            given, lockfile = _cost(channel, work.run / f"alone-{turn}", 1, None)
+            alone.append(given)
+            solved.append(_cost(channel, work.run / f"solved-{turn}", _HOSTS, None)[0])
+            known.append(_cost(channel, work.run / f"known-{turn}", _HOSTS, lockfile)[0])
+    baseline = Spread(tuple(alone))
+    return [
+        Figure("fetch", f"bytes from the channel: {_HOSTS} hosts, {how}", Spread(tuple(given)), "ratio", baseline,
+               "one host", goal=1.2, unit="bytes")
+        for how, given in (("of which one solves", solved), ("lockfile known to all", known))
+    ]  # fmt: skip
+
+
+def _cost(channel: Counted, root: Path, count: int, lockfile: str | None) -> tuple[float, str | None]:
+    """Return the bytes that the channel gave to so many new hosts; without a lockfile the first of them solves."""
+    conda = ("many", *(f"bulky-{number}" for number in range(fabricating.BULKY)))
+    channel.sent_bytes = 0
+    with hosts(root, count) as found:
+        urls = tuple(host.url for host in found)
+        rest, solver = found, None
+        for host in found:
+            host.wanted.add(_NAME)  # they wait for the lockfile
+        if lockfile is None:
+            first, *rest = found
+            first.build(first.request(channel.url, *conda, sharing=Sharing(first.url, urls)))
+            lockfile, solver = first.lockfile, first.url
+        sharing = [Sharing(host.url, urls, solver) for host in rest]
+        requests = [
+            host.request(channel.url, *conda, sharing=its, lockfile=lockfile)
+            for host, its in zip(rest, sharing, strict=True)
+        ]
+        build_at_once(rest, requests)
+    return float(channel.sent_bytes), lockfile
