@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envmgr import names
 from envmgr.cluster import lockfiles
 from envmgr.cluster.absent import sweep_absent
-from envmgr.cluster.statuses import Known, Statuses, host_info, rows
+from envmgr.cluster.statuses import Known, Statuses, at_once, host_info, rows
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import EnvironmentNotFound, HostUnknown
 from envmgr.names import Alias, EnvName
@@ -152,7 +153,8 @@ def is_segment(host: str) -> bool:
 
 def host_infos(tree: Tree, known: Mapping[str, Known]) -> tuple[HostInfo, ...]:
     """Return what is told of the hosts; reads what those that live say of themselves."""
-    return tuple(host_info(host, _live(tree, host.host) if host.is_live else None) for host in known.values())
+    live = dict(at_once(partial(_live, tree), [host.host for host in known.values() if host.is_live]))
+    return tuple(host_info(host, live.get(host.host)) for host in known.values())
 
 
 def _live(tree: Tree, host: str) -> Host | None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FULL_S = 15.0
+_FEW = 32
 _BUILDING: frozenset[EnvState] = frozenset({"building"})
 
 
@@ -91,17 +93,21 @@ class Statuses:
         known = set(self._tree.children(paths.STATUS, watch=watch))
         cordoned = set(self._tree.children(paths.CORDONS, watch=watch))
         building = set(self._tree.children(paths.PROGRESS))
-        self._known = {
-            host: self._read(
+        kept = {} if is_full else {host: it for host, it in self._known.items() if host not in changed}
+
+        def read(host: str) -> Known:
+            return self._read(
                 host,
-                self._known.get(host) if not is_full and host not in changed else None,
+                kept.get(host),
                 is_live=host in live,
                 is_known=host in known,
                 is_cordoned=host in cordoned,
                 is_building=host in building,
             )
-            for host in sorted(live | known)
-        }
+
+        hosts = sorted(live | known)
+        found = dict(at_once(read, [host for host in hosts if host not in kept or host in building]))
+        self._known = {host: found[host] if host in found else read(host) for host in hosts}
         return self._known
 
     def said_by(self, host: str) -> Known:
@@ -152,6 +158,14 @@ class Statuses:
                 self._changed.add(host)
         if self._on_change is not None:
             self._on_change.set()
+
+
+def at_once(read: Callable[[str], T], hosts: Sequence[str]) -> list[tuple[str, T]]:
+    """Return each host with what is read of it; of many hosts, several are asked for at a time."""
+    if len(hosts) <= _FEW:
+        return [(host, read(host)) for host in hosts]
+    with ThreadPoolExecutor(_FEW, thread_name_prefix="statuses") as pool:
+        return list(zip(hosts, pool.map(read, hosts), strict=True))
 
 
 def _record(

@@ -355,14 +355,14 @@ def test_following_reads_only_hosts_that_said_something(
 ) -> None:
     """Who waits for a rollout reads each host once, and then those whose word is new."""
     name = admin.create(X).name
-    for number in range(20):
+    for number in range(40):
         join(tree, f"h{number}")
         say(tree, f"h{number}")
     looker = servers.session()
     with Administration(looker, by="ada", clock=clock).watching(name) as watching:
-        assert len(watching.show().rows) == 20
+        assert len(watching.show().rows) == 40
         looker.reads.clear()
-        assert len(watching.show().rows) == 20
+        assert len(watching.show().rows) == 40
         assert not [path for path in looker.reads if path.startswith(paths.STATUS + "/")]
         say(tree, "h7", is_so(name, "ready", 1))
         watching.wait(0.3)

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from cluster_worlds import declaration, is_so, name_of, number_of, say
-from fakes.clock import FakeClock
 
 from envmgr.cluster import rollout
 from envmgr.cluster.administration import Administration
@@ -187,16 +186,3 @@ def test_a_restored_old_tree_removes_nothing(session: Session) -> None:
     for _ in range(3):
         admin.heal()
     assert not Wanted(host="a", seen=old.seen).refresh(session).may_remove
-
-
-def test_verbs_are_bounded_while_nobody_answers(clock: FakeClock) -> None:
-    """Without servers a verb ends with the coordinator's own error."""
-    lonely = Session(Endpoint(servers=("127.0.0.1:1",), root="/x", session_s=2.0))
-    lonely.start(timeout_s=0.1)
-    try:
-        verbs = Administration(lonely, by="ada", clock=clock)
-        with pytest.raises(EnvmgrError) as caught:
-            verbs.cluster()
-        assert caught.value.code == "coordinator"
-    finally:
-        lonely.close()
