@@ -94,7 +94,8 @@ class Told(Protocol):
 class Agent:
     """See the module. `memory` is what was kept last, `keep` and `keep_identity` write down what is new.
 
-    `archives` is the URL at which this host gives archives, ``None`` where it gives none.
+    `archives` is the URL at which this host gives archives, ``None`` where it gives none; `memory_path` is where the
+    memory stands, for people.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Agent:
         keep: Callable[[Memory], None],
         keep_identity: Callable[[Identity], None] = lambda _identity: None,
         archives: Callable[[], str | None] = lambda: None,
+        memory_path: str = "",
         jobs: Jobs | None = None,
     ) -> None:
         self._session = session
@@ -119,6 +121,7 @@ class Agent:
         self._settings_of = settings_of
         self._clock = clock
         self._archives = archives
+        self._memory_path = memory_path
         self._woken = threading.Condition()
         self._is_woken = False
         self._is_stopping = False
@@ -245,7 +248,8 @@ class Agent:
             self._trouble = error.message
             due.append(now + RETRY_S)
         except ClusterTreeRefused as error:
-            self._refused = str(error).replace("\nhint: ", "; ")
+            where = f"; what this host knows of its cluster stands in {self._memory_path}" if self._memory_path else ""
+            self._refused = str(error).replace("\nhint: ", "; ") + where
         except (EnvmgrError, OSError) as error:
             self._trouble = str(error).replace("\n", "; ")
             due.append(now + RETRY_S)

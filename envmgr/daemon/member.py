@@ -87,6 +87,7 @@ class Member:
             keep=lambda new: memory.write(layout, machine, new),
             keep_identity=lambda new: identity.keep(layout, new, outside),
             archives=self._archives_url,
+            memory_path=memory.path_text(layout, machine),
         )  # fmt: skip
         self._host_name = machine.host_name
         service.work_with(replace(context, coordinator=self._coordinator))
