@@ -116,6 +116,7 @@ class Node:
         # Another solve would show: each host finds another version of everything.
         self.orders.say("version", f"1.{len(cluster.nodes)}")
         self.daemon: Process | None = None
+        self._heard: socket.socket
         self._runs = 0
 
     def configure(self, settings: Mapping[str, object]) -> None:
@@ -141,16 +142,24 @@ class Node:
 
     def start(self) -> Node:
         """Start the daemon and wait until it is ready."""
+        self.launch()
+        return self.wait_up()
+
+    def launch(self) -> None:
+        """Start the daemon; `wait_up` waits for it."""
         notices = self.host.directory / "notify"
         notices.unlink(missing_ok=True)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
-            heard.bind(str(notices))
-            environ = {**self.environ(), "NOTIFY_SOCKET": str(notices)}
-            with (self.host.directory / "daemon.log").open("ab") as log:
-                words = ["envmgr", "daemon"]
-                self.daemon = self._cluster.programs.start(self.host, words, environ, stdout=log, stderr=log)
-            end = time.monotonic() + LIMIT_S
-            while self.daemon.is_running and time.monotonic() < end:
+        self._heard = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._heard.bind(str(notices))
+        environ = {**self.environ(), "NOTIFY_SOCKET": str(notices)}
+        with (self.host.directory / "daemon.log").open("ab") as log:
+            words = ["envmgr", "daemon"]
+            self.daemon = self._cluster.programs.start(self.host, words, environ, stdout=log, stderr=log)
+
+    def wait_up(self) -> Node:
+        end = time.monotonic() + LIMIT_S
+        with self._heard as heard:
+            while self.is_running and time.monotonic() < end:
                 if select.select([heard], [], [], _PAUSE_S)[0] and b"READY=1" in heard.recv(1 << 16):
                     return self
         raise RuntimeError(f"the daemon of {self.name} does not come up: {self.words[-3000:]}")
@@ -296,9 +305,12 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         return node
 
     def start(self, nodes: Iterable[Node] | None = None) -> None:
-        """Start daemons (default: all)."""
-        for node in nodes or self.nodes.values():
-            node.start()
+        """Start daemons (default: all), at once."""
+        wanted = list(nodes or self.nodes.values())
+        for node in wanted:
+            node.launch()
+        for node in wanted:
+            node.wait_up()
 
     def start_servers(self) -> None:
         """Start those servers that do not run, and wait until all serve."""

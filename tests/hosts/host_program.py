@@ -41,13 +41,18 @@ from typing import Any, NoReturn
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+import pydantic.v1  # noqa: F401 - imported here so that no child does it, as all that is not used below
+import uvicorn.lifespan.off
+import uvicorn.protocols.http.auto  # noqa: F401
 from fakes.backend import FakeBackend
 from fakes.processes import die_with_parent
 
 import envmgr.agent.reconcile
 import envmgr.coordination.zookeeper.claims
 import envmgr.coordination.zookeeper.coordinator
+import envmgr.daemon.member
 import envmgr.daemon.server
+import envmgr.wiring
 from envmgr import fsio, ready
 from envmgr.cli import main
 from envmgr.coordination.zookeeper import tree

@@ -152,7 +152,7 @@ def test_everything_is_restarted_at_once(cluster: Cluster) -> None:
     let_go(*cluster.nodes.values())
     for node in cluster.nodes.values():
         node.host.boot()
-        node.start()
+    cluster.start()
     cluster.start_servers()
     assert cluster.wait_ready(ready) == digest
     cluster.wait_ready(building)
