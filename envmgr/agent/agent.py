@@ -24,14 +24,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from envmgr.agent import givers
 from envmgr.agent.jobs import Threads
 from envmgr.agent.membership import Membership
+from envmgr.agent.neighbours import Neighbours
 from envmgr.agent.reconcile import Reconciler
 from envmgr.agent.status import PROGRESS_S, StatusWriter
-from envmgr.cluster.absent import sweep_absent
 from envmgr.cluster.intent import Seen, Wanted
-from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, EnvmgrError
 from envmgr.names import EnvName
@@ -50,9 +48,7 @@ if TYPE_CHECKING:
 
 LONGEST_JITTER_S = 3.0
 JITTER_PER_HOST_S = 0.001
-SIBLINGS_S = 30.0
 RETRY_S = 5.0
-_MANY_HOSTS = 100
 PROGRESS_PER_S = 200.0
 """So often all hosts together tell at most how far their builds are: thousands would be the servers' main work."""
 _END_S = 10.0
@@ -142,8 +138,7 @@ class Agent:
         self._share_problems: tuple[str, ...] = ()
         self._refused: str | None = None
         self._trouble: str | None = None
-        self._hosts = 1
-        self._siblings_at = float("-inf")
+        self._neighbours = Neighbours(session, clock, coordinator.living, settings_of=settings_of, archives=archives)
         self._epoch = -1
         self._acted_on = 0
         self._look_at = clock.monotonic()
@@ -213,7 +208,7 @@ class Agent:
 
     def _hint(self) -> None:
         """Hear that the revision changed, or the connection."""
-        jitter = random.uniform(0, min(LONGEST_JITTER_S, self._hosts * JITTER_PER_HOST_S))  # noqa: S311 - no secret
+        jitter = random.uniform(0, min(LONGEST_JITTER_S, self._neighbours.count * JITTER_PER_HOST_S))  # noqa: S311 - no secret
         with self._woken:
             self._look_at = min(self._look_at, self._clock.monotonic() + jitter)
             self._woken.notify_all()
@@ -273,7 +268,8 @@ class Agent:
                 return [] if self._membership.due is None else [self._membership.due]
         if self._refused is not None or self._wanted.cluster is None or self._membership.is_pushed_aside:
             return []
-        self._find_siblings(now)
+        if self._session.is_connected and not self._wanted.present().keys() <= self._hands.published().keys():
+            self._neighbours.look_around_again(self._membership.identity.host)
         self._act()
         coming = ("building",) if self._wanted.is_cordoned else ("building", "pending")
         self._coming = frozenset(EnvName(it.name) for it in self._reconciler.statuses() if it.state in coming)
@@ -283,11 +279,11 @@ class Agent:
             later = self._tell()
             due += [] if later is None else [later]
             if self._reconciler.jobs():  # how far they are is told from time to time, and nobody wakes us for it
-                due.append(now + max(PROGRESS_S, self._hosts / PROGRESS_PER_S))
+                due.append(now + max(PROGRESS_S, self._neighbours.count / PROGRESS_PER_S))
             if self._status.has_vanished:
                 self._look_soon()
             if is_full:
-                self._sweep()
+                self._neighbours.sweep(self._membership.identity.host, self._wanted.absent())
         return due
 
     def _act(self) -> None:
@@ -335,7 +331,7 @@ class Agent:
             self._look(self._clock.monotonic())
         if is_there and (is_new or self._status.has_vanished):
             self._status.begin()
-            self._look_around()
+            self._neighbours.look_around(self._membership.identity.host)
         return is_there
 
     def _nothing_read(self) -> Wanted:
@@ -344,34 +340,6 @@ class Agent:
         if memory.uuid is not None:
             seen = Seen(memory.uuid, memory.revision, memory.token, memory.is_restored)
         return Wanted(host=self._membership.identity.host, labels=dict(self._settings_of().host_labels), seen=seen)
-
-    def _find_siblings(self, now: float) -> None:
-        """Know the hosts that give archives, before anything is made."""
-        if now < self._siblings_at + SIBLINGS_S or not self._session.is_connected:
-            return
-        if not self._wanted.present().keys() <= self._hands.published().keys():
-            self._siblings_at = now
-            self._look_around()
-
-    def _look_around(self) -> None:
-        """Read how many hosts there are, and which give archives; both at one price, however many there are."""
-        hosts = self._session.get(paths.HOSTS)
-        self._hosts = 1 if hosts is None else max(1, hosts.children)
-        if self._settings_of().share_archives:
-            self._coordinator.living(givers.found(self._session, self._membership.identity.host, self._archives()))
-
-    def _sweep(self) -> None:
-        """Delete intents that are ``absent`` everywhere, if this is the host that does that."""
-        absent = self._wanted.absent()
-        if absent and self._is_sweeper():
-            sweep_absent(self._session, self._clock, absent)
-
-    def _is_sweeper(self) -> bool:
-        if self._hosts > _MANY_HOSTS:  # who is the first of thousands is not worth the list of all, for each of them
-            return random.random() * self._hosts < 1  # noqa: S311 - no secret
-        hosts = self._session.children(paths.HOSTS)
-        self._hosts = max(1, len(hosts))
-        return hosts[:1] == (self._membership.identity.host,)
 
     # ------------------------------------------------------------------------------------------------- what it tells
 

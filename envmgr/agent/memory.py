@@ -12,17 +12,20 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from envmgr import codec, fsio
 from envmgr.agent import identity
 from envmgr.fsio import Step
+from envmgr.names import EnvName
 
 if TYPE_CHECKING:
     from envmgr.agent.identity import Machine
+    from envmgr.cluster.intent import Wanted
     from envmgr.store.layout import Layout
+    from envmgr.wire.cluster import Intent
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +55,27 @@ class Memory:
     classes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     environments: Mapping[str, Held] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def held_now(
+    memory: Memory, wanted: Wanted, present: Mapping[EnvName, Intent], published: Collection[EnvName]
+) -> dict[str, Held]:
+    """Return what is the cluster's on this host once `wanted` is acted on; `present` is what of it is for this host."""
+    held: dict[str, Held] = {}
+    for name, before in memory.environments.items():
+        # A restored tree does not know all that was declared; one that is whole, and says nothing, lets go.
+        intent = wanted.intents.get(EnvName(name))
+        if (not wanted.may_remove) if intent is None else (intent.state == "absent"):
+            held[name] = before
+    for name, intent in present.items():
+        known = memory.environments.get(name)
+        if known is not None:
+            held[name] = dataclasses.replace(known, generation=intent.generation)
+        else:
+            # One that is here already came from whatever lockfile: more than the first generation is to be shown.
+            is_new = name not in published or intent.lock_generation == 1
+            held[name] = Held(generation=intent.generation, lock_generation=intent.lock_generation if is_new else 0)
+    return held
 
 
 def path_text(layout: Layout, machine: Machine) -> str:

@@ -30,16 +30,17 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from envmgr.agent.aliases import set_aliases
 from envmgr.agent.entries import Entry, pending
 from envmgr.agent.jobs import Job
-from envmgr.agent.memory import Held, Memory
+from envmgr.agent.memory import Memory, held_now
 from envmgr.cluster.declaring import checked_spec
-from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
-from envmgr.names import Alias, EnvName
+from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound
+from envmgr.names import EnvName
 from envmgr.wire.cluster import EnvironmentStatus
 
 if TYPE_CHECKING:
@@ -144,7 +145,10 @@ class Reconciler:
         for name, intent in wanted.absent().items():
             self._absent(intent, is_ours=name in self.memory.environments, may_remove=wanted.may_remove)
         self._look_at_own({name: found for name, found in published.items() if name not in self._entries})
-        self._set_aliases(wanted, published)
+        ours, self._alias_problems = set_aliases(
+            self._hands, self.memory.aliases, wanted.aliases, [name for name in published if name in self._entries]
+        )
+        self._change_memory(aliases=ours)
         if self._heal > self.memory.heal and not self._has_to_heal():
             self._change_memory(heal=self._heal)
 
@@ -152,23 +156,6 @@ class Reconciler:
         self, wanted: Wanted, present: Mapping[EnvName, Intent], published: Mapping[EnvName, Installed]
     ) -> None:
         """Note durably what is the cluster's on this host, before anything of it is begun."""
-        held: dict[str, Held] = {}
-        for name, before in self.memory.environments.items():
-            # A restored tree does not know all that was declared; one that is whole, and says nothing, lets go.
-            intent = wanted.intents.get(EnvName(name))
-            if intent is None:
-                if not wanted.may_remove:
-                    held[name] = before
-            elif intent.state == "absent":
-                held[name] = before
-        for name, intent in present.items():
-            known = self.memory.environments.get(name)
-            if known is not None:
-                held[name] = replace(known, generation=intent.generation)
-            else:
-                # One that is here already came from whatever lockfile; more than the first generation is to be shown.
-                is_new = name not in published or intent.lock_generation == 1
-                held[name] = Held(generation=intent.generation, lock_generation=intent.lock_generation if is_new else 0)
         seen = wanted.seen
         if seen is not None:
             self._change_memory(
@@ -176,7 +163,7 @@ class Reconciler:
                 revision=seen.revision,
                 token=seen.token,
                 is_restored=seen.is_restored,
-                environments=held,
+                environments=held_now(self.memory, wanted, present, published),
             )
 
     def meet(self, cluster: Cluster) -> None:
@@ -418,26 +405,6 @@ class Reconciler:
             if entry.status.is_drift and not is_tried:
                 return True
         return False
-
-    # ---------------------------------------------------------------------------------------------------- aliases
-
-    def _set_aliases(self, wanted: Wanted, published: Collection[EnvName]) -> None:
-        """Let the cluster's aliases stand for what is published here; they win over the host's own."""
-        ours = dict(self.memory.aliases)
-        problems = []
-        for alias, name in wanted.aliases.items():
-            if name in published and name in self._entries and ours.get(alias) != name:
-                try:
-                    self._hands.set_alias(alias, name)
-                    ours[alias] = name
-                except (EnvmgrError, OSError) as error:
-                    problems.append(f"alias {alias}: {error}")
-        for gone in ours.keys() - wanted.aliases.keys():
-            with contextlib.suppress(EnvmgrError, OSError):
-                self._hands.remove_alias(Alias(gone), EnvName(ours[gone]))
-                del ours[gone]
-        self._alias_problems = tuple(problems)
-        self._change_memory(aliases=ours)
 
 
 def back_off_s(attempts: int) -> float:
