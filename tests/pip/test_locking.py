@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import subprocess
 from collections.abc import Mapping
 from dataclasses import replace
@@ -50,6 +51,7 @@ class Solver:
         network: Network = QUICK,
         exclude_newer: str | None = None,
         environ: Mapping[str, str] = MappingProxyType({}),
+        newest_glibc: tuple[int, int] | None = None,
         **settings: object,
     ) -> Locked:
         return pip.lock(
@@ -60,6 +62,8 @@ class Solver:
             uv_cache=self.uv_cache,
             exclude_newer=exclude_newer,
             environ=environ,
+            subdir=f"linux-{'aarch64' if platform.machine() == 'aarch64' else '64'}",
+            newest_glibc=newest_glibc,
             report=self.events.append,
         )
 
@@ -71,6 +75,19 @@ def solve(prefix: Prefix, index: Index, tmp_path: Path) -> Solver:
 
 def versions(locked: Locked) -> dict[str, str]:
     return {package.name: package.version for package in locked.packages}
+
+
+def test_a_declared_glibc_decides_which_wheels_fit(solve: Solver, index: Index) -> None:
+    """Of what a class cannot load nothing is chosen, whatever this machine could: an older version, or its sources."""
+    machine = platform.machine()
+    index.wheel("fast", "1.0", tag=f"py3-none-manylinux_2_17_{machine}")
+    index.wheel("fast", "2.0", tag=f"py3-none-manylinux_2_28_{machine}")
+    index.wheel("both", "1.0", tag=f"py3-none-manylinux_2_28_{machine}")
+    index.sdist("both", "1.0")
+    assert versions(solve("fast", newest_glibc=(2, 28))) == {"fast": "2.0"}
+    assert versions(solve("fast", newest_glibc=(2, 20))) == {"fast": "1.0"}
+    assert solve("both", newest_glibc=(2, 28)).not_reproducible == ()
+    assert solve("both", newest_glibc=(2, 20)).not_reproducible == ("both",)
 
 
 def test_packages_are_locked_by_url_and_hash(solve: Solver, index: Index) -> None:
