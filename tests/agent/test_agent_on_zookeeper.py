@@ -81,6 +81,7 @@ def test_what_is_declared_is_heard_at_once(endpoint: Endpoint, admin: Admin) -> 
             admin.until_state(name, "ready", "a")
 
 
+@pytest.mark.slow
 def test_a_link_that_breaks_and_is_mended(endpoint: Endpoint, zookeeper: Servers, admin: Admin) -> None:
     """What was declared meanwhile is made when the connection is back, in the same session or in a new one."""
     with LinkProxy(zookeeper.addresses[0]) as proxy:

@@ -116,6 +116,7 @@ def test_one_host_fails_alone_and_tries_again_when_asked(admin: Admin, pair: lis
     admin.until_state(name, "ready", "a", "b")
 
 
+@pytest.mark.slow
 def test_a_rollout_is_one_host_at_a_time(admin: Admin, pair: list[Daemon]) -> None:
     """With one place the second host waits for its turn until the first is done."""
     for daemon in pair:
@@ -177,6 +178,7 @@ def _settings_of(daemon: Daemon) -> tuple[str, str]:
 # ----------------------------------------------------------------------------------------------------- coming and going
 
 
+@pytest.mark.slow
 def test_a_killed_daemon_comes_back_as_the_same_host(tmp_path: Path, endpoint: Endpoint) -> None:
     """It waits out its own session, and then takes away what was removed meanwhile; one that stops is gone at once."""
     daemon = member(tmp_path / "a", endpoint, "a")
@@ -200,6 +202,7 @@ def test_a_killed_daemon_comes_back_as_the_same_host(tmp_path: Path, endpoint: E
             daemon.close()
 
 
+@pytest.mark.slow
 def test_at_rest_a_member_sleeps_and_is_small(tmp_path: Path, endpoint: Endpoint) -> None:
     """As its users start it, connected, with an environment declared: at most 80 MB, and hardly anything runs."""
     daemon = member(tmp_path / "a", Endpoint(servers=endpoint.servers, root=endpoint.root), "a", agent_interval_s=60)
@@ -228,6 +231,7 @@ def _instance(admin: Admin) -> str | None:
     return None if node is None else decode(Host, node.data, "host").instance
 
 
+@pytest.mark.slow
 def test_without_zookeeper_the_daemon_serves(tmp_path: Path) -> None:
     """It starts, tells that it is not connected, makes what it may, and stops, none of it held up by who is away."""
     nobody = Endpoint(servers=("127.0.0.1:9",), root="/nowhere", session_s=2.0)
@@ -247,7 +251,7 @@ def test_without_zookeeper_the_daemon_serves(tmp_path: Path) -> None:
 
 
 def test_a_command_without_a_daemon_is_of_the_cluster(tmp_path: Path, endpoint: Endpoint) -> None:
-    """It knows what is declared without asking, installs the cluster's lockfile, and leaves no session behind."""
+    """It knows what is declared without asking, and what it solves is the cluster's."""
     daemon = member(tmp_path / "a", endpoint, "a")
     with administrator(endpoint) as admin:
         try:
