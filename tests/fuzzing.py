@@ -31,8 +31,10 @@ CHECKS = (
 TIMEOUT_S = 60.0
 
 
-def explore(url: str, token: str, *, examples: int, known: Mapping[str, Sequence[str]], number: int = 0) -> int:
-    """Ask each operation `examples` times in either way; return how many requests were answered.
+def explore(
+    url: str, token: str, *, examples: int, known: Mapping[str, Sequence[str]], number: int = 0, below: str = ""
+) -> int:
+    """Ask each operation (`below` a path) `examples` times in either way; return how many requests were answered.
 
     `known` has words that lead somewhere, by the name of a path's parameter; `number` seeds what is made up.
     """
@@ -42,6 +44,8 @@ def explore(url: str, token: str, *, examples: int, known: Mapping[str, Sequence
         document = session.get(f"{url}/openapi.json", timeout=TIMEOUT_S).json()
         for found in openapi.from_dict(document).get_all_operations():
             operation = found.ok()
+            if not operation.path.startswith(below):
+                continue
             for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                 asked += _ask(url, session, operation, mode, examples, known, number)
     return asked
