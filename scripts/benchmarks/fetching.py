@@ -126,8 +126,10 @@ class Host:
     def stop(self) -> None:
         self._server.stop()
 
-    def request(self, channel: str, *conda: str, sharing: Sharing, lockfile: str | None = None) -> BuildRequest:
-        """Return the request for a new build."""
+    def request(
+        self, channel: str, *conda: str, sharing: Sharing, lockfile: str | None = None, **changes: Any
+    ) -> BuildRequest:
+        """Return the request for a new build; `changes` are further fields of it."""
         self._count += 1
         build_dir = self.root / "builds" / str(self._count)
         build_dir.mkdir(parents=True)
@@ -137,6 +139,7 @@ class Host:
             channels=(Channel(channel, (channel,)),), channel_priority="strict", variables=(), lockfile=lockfile,
             build_dir=str(build_dir), prefix=str(build_dir / "envs" / _NAME), package_cache=str(self.root / "pkgs"),
             uv_cache=str(self.root / "uv"), machine_class=machine.subdir(), network=Network(), sharing=sharing,
+            **changes,
         )  # fmt: skip
 
     def build(self, request: BuildRequest) -> BuildResult:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from benchmarks import fetching
+from benchmarks import fetching, workspace
 from demo.packages import fabricate, index
 from sibling_hosts import say, scripted
 
 from envmgr.errors import Offline
-from envmgr.wire.pipe import Sharing
+from envmgr.wire.pipe import Network, PipSettings, Sharing
 
 pytestmark = pytest.mark.slow
 NAMES = tuple(f"part-{number}" for number in range(6))
@@ -75,4 +76,34 @@ def test_offline_nobody_is_asked(tmp_path: Path, directory: Path) -> None:
         one.build(one.request(channel.url, *NAMES, sharing=Sharing(one.url)))
         request = other.request(channel.url, *NAMES, sharing=Sharing(other.url, (one.url,)), lockfile=one.lockfile)
         with pytest.raises(Offline):
-            other.build(replace(request, network=replace(request.network, is_offline=True)))
+            other.build(replace(request, network=Network(is_offline=True)))
+
+
+def test_wheels_are_fetched_once_by_whole_builds(tmp_path: Path, demo_channel: str) -> None:
+    """A pip section: the index gives the wheel to the host that solves, which gives it to the other; both are alike."""
+    site = tmp_path / "index"
+    files, page = site / "files", site / "simple" / "bench-wheel-0"
+    for place in (files, page):
+        place.mkdir(parents=True)
+    workspace._make_wheel(files, "bench_wheel_0")
+    (wheel,) = files.iterdir()
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    (page / "index.html").write_text(f'<a href="../../files/{wheel.name}#sha256={digest}">{wheel.name}</a>')
+    with fetching.served(site) as served, fetching.hosts(tmp_path / "hosts", 2) as hosts:
+        urls = tuple(host.url for host in hosts)
+        section = {"pip": ("bench-wheel-0",), "pip_settings": PipSettings(index_url=f"{served.url}/simple/")}
+        one, other = hosts
+        one.build(one.request(demo_channel, "python", "pip", sharing=Sharing(one.url, urls), **section))
+        fetched = served.paths.count(f"/files/{wheel.name}")
+        sharing = Sharing(other.url, urls, one.url)
+        result = other.build(
+            other.request(demo_channel, "python", "pip", sharing=sharing, lockfile=one.lockfile, **section)
+        )
+        assert served.paths.count(f"/files/{wheel.name}") == fetched > 0
+        assert result.sibling_bytes == wheel.stat().st_size
+        info = "builds/*/envs/*/lib/python*/site-packages/bench_wheel_0-1.0.dist-info"
+        places = [place for host in hosts for place in host.root.glob(info)]
+        assert len(places) == 2
+        first, second = ({path.name: path.read_bytes() for path in place.iterdir()} for place in places)
+        assert first == second
+        assert not {"uv_cache.json", "direct_url.json"} & first.keys()
