@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING
 from envmgr.coordination.zookeeper.debris import Debris
 from envmgr.coordination.zookeeper.holding import Claim, Contender, Holder, holder_of
 from envmgr.coordination.zookeeper.limit import Limit, Taken
+from envmgr.coordination.zookeeper.link import Instant
 from envmgr.coordination.zookeeper.nodes import Create, NodeExists, NoNode
 from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock, Session
 from envmgr.errors import EnvmgrError
@@ -363,7 +364,7 @@ def _observe(path: str, claim: Claim, *, is_held: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Departure:
+class _Departure(Instant):
     """A watch that wakes those who wait for a node; equal for one node, so that kazoo keeps it once."""
 
     claims: Claims

@@ -45,6 +45,14 @@ class _BootClock:
 BOOT_CLOCK: BootClock = _BootClock()
 
 
+class Instant(abc.ABC):
+    """A watch that only sets a flag: it is called on kazoo's own thread, at once, and may never wait for anything."""
+
+    @abc.abstractmethod
+    def __call__(self) -> None:
+        """Set the flag."""
+
+
 @dataclass(frozen=True, slots=True)
 class Watcher:
     """What kazoo calls. Equal for equal watches, so that one set again and again on a quiet node is kept once."""
@@ -53,7 +61,10 @@ class Watcher:
     watch: Watch
 
     def __call__(self, _event: object) -> None:
-        self.deliver(self.watch)
+        if isinstance(self.watch, Instant):
+            self.watch()
+        else:
+            self.deliver(self.watch)
 
 
 class Link(abc.ABC):
