@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,12 +17,11 @@ from envmgr.cluster.absent import imported_at, sweep_absent
 from envmgr.cluster.declaring import check_size, checked_spec, is_same, with_declaration
 from envmgr.cluster.rollout import Bound
 from envmgr.cluster.statuses import Statuses, row, rows
-from envmgr.cluster.writing import CLUSTER, Draft, make_tree, opened, write
+from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode
-from envmgr.errors import AliasTaken, ClusterTreeRefused, EnvironmentNotFound, UsageError
+from envmgr.errors import AliasTaken, EnvironmentNotFound, UsageError
 from envmgr.names import Alias, EnvName
-from envmgr.version import __version__
 from envmgr.wire.cluster import (
     FORMAT,
     Cluster,
@@ -65,7 +63,7 @@ class Administration:
         """
         spec = checked_spec(declaration.spec)
         alias = None if declaration.alias is None else names.alias(declaration.alias)
-        self._make_tree()
+        paths.found(self._tree)
         at_most = declaration.max_parallel or self._parallel(declaration)
 
         def plan(number: int) -> Draft[Intent]:
@@ -138,18 +136,18 @@ class Administration:
 
     def show(self, name: EnvName) -> DeclaredEnvironment:
         """Return one environment with rows and lockfiles; raises `EnvironmentNotFound`."""
-        opened(self._tree)
+        paths.check(self._tree, None)
         return reading.told(self._tree, self._clock, reading.declared(self._tree, name)[0])
 
     def why(self, name: EnvName, host: str) -> Row:
         """Return what there is to say of one environment on one host; raises `HostUnknown`."""
-        opened(self._tree)
+        paths.check(self._tree, None)
         intent, _ = reading.declared(self._tree, name)
         return row(intent, host, reading.known_host(self._tree, self._clock, host))
 
     def status(self) -> ClusterStatus:
         """Return the cluster at one moment."""
-        cluster, _ = opened(self._tree)
+        cluster = paths.check(self._tree, None)
         node = self._tree.get(paths.REVISION)
         number = 0 if node is None else decode(Revision, node.data, paths.REVISION).number
         intents = reading.intents(self._tree)
@@ -165,14 +163,14 @@ class Administration:
     @contextlib.contextmanager
     def watching(self, name: EnvName) -> Iterator[reading.Watcher]:
         """Follow one environment for the length of a block; see `envmgr.cluster.rollout.wait`."""
-        opened(self._tree)
+        paths.check(self._tree, None)
         yield reading.Watcher(self._tree, self._clock, name)
 
     # ---------------------------------------------------------------------------------------------------------- hosts
 
     def hosts(self) -> tuple[HostInfo, ...]:
         """Return the hosts that are known."""
-        opened(self._tree)
+        paths.check(self._tree, None)
         return reading.host_infos(self._tree, Statuses(self._tree, self._clock).refresh())
 
     def heal(self) -> Cluster:
@@ -186,7 +184,7 @@ class Administration:
 
     def forget(self, host: str) -> None:
         """Wait no longer for a host that is gone for ever; raises `HostUnknown`, `UsageError` for one that lives."""
-        opened(self._tree)
+        paths.check(self._tree, None)
         reading.known_host(self._tree, self._clock, host)
         life, status = paths.host(host), paths.status(host)
         lives = UsageError(f"the host {host} lives", hint="stop its daemon first", host=host)
@@ -212,7 +210,7 @@ class Administration:
             return EnvName(word)
         name = reading.target(self._tree, names.alias(word))
         if name is None:
-            opened(self._tree)
+            paths.check(self._tree, None)
             raise EnvironmentNotFound(
                 f"the cluster has no alias {word!r}", hint="envmgr cluster alias list shows what is there"
             )
@@ -246,7 +244,7 @@ class Administration:
 
     def cluster(self) -> Cluster:
         """Return who the cluster is, and what all its hosts share."""
-        return opened(self._tree)[0]
+        return paths.check(self._tree, None)
 
     def change_settings(
         self,
@@ -259,7 +257,7 @@ class Administration:
 
         A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
         """
-        self._make_tree()
+        paths.found(self._tree)
         return self._change_cluster(
             lambda cluster: dataclasses.replace(
                 cluster,
@@ -279,21 +277,12 @@ class Administration:
 
     # -------------------------------------------------------------------------------------------------------- writing
 
-    def _make_tree(self) -> None:
-        try:
-            opened(self._tree)
-        except ClusterTreeRefused as error:
-            if error.fields.get("reason") != "missing":
-                raise
-            now = self._clock.time()
-            make_tree(self._tree, Cluster(uuid=uuid.uuid4().hex, created_at=now, envmgr_version=__version__))
-
     def _change_cluster(self, change: Callable[[Cluster], Cluster]) -> Cluster:
         def plan(_number: int) -> Draft[Cluster]:
-            old, version = opened(self._tree)
+            old = paths.check(self._tree, None)
             draft = Draft(change(old))
             if draft.result != old:
-                draft.put(paths.CLUSTER, encode(draft.result), version, CLUSTER)
+                draft.put(paths.CLUSTER, encode(draft.result), -1, CLUSTER)
             return draft
 
         return write(self._tree, plan, self._clock)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from envmgr import names
-from envmgr.cluster.writing import CLUSTER, checked
+from envmgr.cluster.writing import CLUSTER
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import ClusterTreeRefused, Corrupt
 from envmgr.names import Alias, EnvName
@@ -133,25 +133,12 @@ class Wanted:
         is_same = self.cluster is not None and revision is not None and revision.cluster == self.cluster.uuid
         if is_same and what is not None and CLUSTER not in what:
             return self.cluster
-        node = tree.get(paths.CLUSTER)
-        if node is None or revision is None:
-            if self.seen is None:
+        try:
+            return paths.check(tree, None if self.seen is None else self.seen.uuid)
+        except ClusterTreeRefused as error:
+            if error.fields.get("reason") == "missing":
                 return None
-            raise ClusterTreeRefused(
-                f"ZooKeeper's tree was emptied: cluster {self.seen.uuid}, which this host belongs to, is not there; "
-                "nothing on this host is touched",
-                hint="envmgr cluster import FILE puts back what envmgr cluster export wrote",
-                reason="emptied",
-            )
-        cluster = checked(decode(Cluster, node.data, paths.CLUSTER))
-        if self.seen is not None and cluster.uuid != self.seen.uuid:
-            raise ClusterTreeRefused(
-                f"ZooKeeper's tree is that of cluster {cluster.uuid}; this host belongs to {self.seen.uuid}; "
-                "nothing on this host is touched",
-                hint="the settings zookeeper and zookeeper_root say which tree is read",
-                reason="other",
-            )
-        return cluster
+            raise
 
     def _changed(self, revision: Revision) -> frozenset[str] | None:
         """Return what changed since this was read, ``None`` if the revision does not reach back so far."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from envmgr import codec, names
 from envmgr.cluster import lockfiles, reading, shared
 from envmgr.cluster.declaring import check_size, checked_spec, is_same
-from envmgr.cluster.writing import CLUSTER, Draft, make_tree, opened, write
+from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import ClusterTreeRefused, UsageError
 from envmgr.version import __version__
@@ -52,8 +52,8 @@ class Item:
 
 def export(tree: Tree, clock: Clock) -> Exported:
     """Return what is wanted now. Raises `ClusterTreeRefused`, `CoordinatorUnavailable`, `Corrupt`."""
-    cluster, _ = opened(tree)
-    node = tree.get(paths.REVISION)
+    cluster = paths.check(tree, None)
+    revision = _revision(tree)
     environments = reading.intents(tree)
     published = [
         found
@@ -69,7 +69,7 @@ def export(tree: Tree, clock: Clock) -> Exported:
         environments=environments,
         aliases={str(alias): str(name) for alias, name in reading.aliases(tree).items()},
         cordons=tree.children(paths.CORDONS),
-        revision=0 if node is None else decode(Revision, node.data, paths.REVISION).number,
+        revision=0 if revision is None else revision.number,
         lockfiles=tuple(asdict(found) for found in published),
     )
 
@@ -80,8 +80,7 @@ def import_(tree: Tree, clock: Clock, document: Exported, *, replace: bool) -> C
     `LockfileMismatch` if the tree has another lockfile of the same generation.
     """
     published = _checked(document)
-    node = tree.get(paths.CLUSTER)
-    old = None if node is None else opened(tree)[0]
+    old = None if tree.get(paths.CLUSTER) is None else paths.check(tree, None)
     if old is not None and not replace:
         raise UsageError(
             f"ZooKeeper's tree has a cluster already: {old.uuid}",
@@ -94,10 +93,19 @@ def import_(tree: Tree, clock: Clock, document: Exported, *, replace: bool) -> C
     cluster = replace_(document.cluster, uuid=document.uuid, heal=heal, envmgr_version=__version__)
     number = document.revision + AHEAD
     if old is None:
-        make_tree(tree, cluster, number)
+        left = _revision(tree)
+        if left is not None:  # the tree was emptied in part
+            number = max(number, left.number + AHEAD)
+            tree.delete(paths.REVISION)
+        paths.make(tree, cluster, imported=number)
     for batch in _batches(_items(tree, document, cluster)):
         write(tree, partial(_plan, tree, batch, cluster.uuid, old is not None), clock, is_import=True, least=number)
-    return opened(tree)[0]
+    return paths.check(tree, None)
+
+
+def _revision(tree: Tree) -> Revision | None:
+    node = tree.get(paths.REVISION)
+    return None if node is None else decode(Revision, node.data, paths.REVISION)
 
 
 def _checked(document: Exported) -> list[lockfiles.Carried]:

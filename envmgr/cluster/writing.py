@@ -9,7 +9,6 @@ What is not promised: that the changes reach back for ever. A host that is furth
 
 from __future__ import annotations
 
-import contextlib
 import random
 import uuid
 from collections.abc import Callable
@@ -18,9 +17,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import BadVersion, Create, Delete, NodeExists, NoNode, Operation, Put
-from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable
-from envmgr.version import __version__
-from envmgr.wire.cluster import FORMAT, Change, Cluster, Intent, Revision, decode, encode
+from envmgr.errors import CoordinatorUnavailable, Corrupt
+from envmgr.wire.cluster import Change, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree
@@ -58,54 +56,6 @@ class Draft(Generic[T]):
         self.put(paths.intent(intent.name), encode(intent), version, intent.name)
 
 
-def opened(tree: Tree) -> tuple[Cluster, int]:
-    """Return who the cluster is and that node's version; raises `ClusterTreeRefused`."""
-    node = tree.get(paths.CLUSTER)
-    if node is None:
-        tree.sync()  # the server that was asked may lag behind
-        node = tree.get(paths.CLUSTER)
-    if node is None:
-        raise ClusterTreeRefused(
-            "there is no cluster in ZooKeeper's tree",
-            hint="envmgr cluster create makes one; after a loss, envmgr cluster import FILE puts an exported one back",
-            reason="missing",
-        )
-    return checked(decode(Cluster, node.data, paths.CLUSTER)), node.version
-
-
-def checked(cluster: Cluster) -> Cluster:
-    """Return the cluster; raises `ClusterTreeRefused` if a newer envmgr wrote it."""
-    if cluster.format > FORMAT:
-        raise ClusterTreeRefused(
-            f"the cluster's tree has format {cluster.format} (envmgr {cluster.envmgr_version}); "
-            f"this envmgr {__version__} knows formats up to {FORMAT}, and changes nothing",
-            hint="upgrade envmgr on this host",
-            reason="newer",
-        )
-    return cluster
-
-
-def make_tree(tree: Tree, cluster: Cluster, imported: int = 0) -> None:
-    """Make the tree of a cluster where there is none; another one's, made in between, stays.
-
-    `imported` is the number of the first revision of a tree that a document is imported into.
-
-    The cluster's node comes last, so that whoever sees it finds all the others.
-    """
-    _make_parents(tree)
-    revision = Revision(number=imported, cluster=cluster.uuid, imported=imported)
-    with contextlib.suppress(NodeExists):
-        tree.create(paths.REVISION, encode(revision))
-    with contextlib.suppress(NodeExists):
-        tree.create(paths.CLUSTER, encode(cluster))
-
-
-def _make_parents(tree: Tree) -> None:
-    for path in (paths.ENVS, paths.ALIASES, paths.CORDONS, paths.LOCKFILES, paths.STATUS, paths.HOSTS):
-        with contextlib.suppress(NodeExists):
-            tree.create(path)
-
-
 def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_import: bool = False, least: int = 0) -> T:
     """Do one write of intent and return its result.
 
@@ -120,11 +70,10 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
     tree.sync()  # what is so already is not written: that must be true now, not on a server that lags
     unheard: Draft[T] | None = None
     for attempt in range(_TRIES):
-        cluster, _ = opened(tree)
+        cluster = paths.check(tree, None)
         node = tree.get(paths.REVISION)
-        if node is None:  # another one is about to make the tree, or died over it
-            make_tree(tree, cluster)
-            continue
+        if node is None:
+            raise Corrupt(f"{paths.REVISION} is missing in ZooKeeper", hint="envmgr cluster import puts an export back")
         revision = decode(Revision, node.data, paths.REVISION)
         if unheard is not None and any(change.token == token for change in revision.changes):
             return unheard.result
@@ -141,9 +90,7 @@ def write(tree: Tree, plan: Callable[[int], Draft[T]], clock: Clock, *, is_impor
         )
         try:
             tree.write([Put(paths.REVISION, encode(following), node.version), *draft.operations])
-        except (BadVersion, NodeExists, NoNode) as error:
-            if isinstance(error, NoNode):
-                _make_parents(tree)  # a tree that `envmgr.coordination.zookeeper.tree.found` made has none yet
+        except (BadVersion, NodeExists, NoNode):
             # Another one was faster, or this server is behind: reading again must see what the conflict was with.
             clock.sleep(random.uniform(0, min(_LONGEST_PAUSE_S, 0.01 * (attempt + 1))))  # noqa: S311 - no secret
             tree.sync()

@@ -12,8 +12,8 @@ from envmgr.cluster.administration import Administration
 from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Tree
-from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable
-from envmgr.wire.cluster import Cluster, Revision, decode, encode
+from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt
+from envmgr.wire.cluster import Revision, decode
 
 X, Y = declaration("x"), declaration("y")
 
@@ -133,9 +133,10 @@ def test_without_a_cluster_only_a_declaration_makes_one(tree: FakeTree, admin: A
     assert admin.status().uuid == admin.cluster().uuid
 
 
-def test_a_tree_that_another_host_began_to_make_is_made_whole(tree: FakeTree, admin: Administration) -> None:
-    """Whoever made only the cluster's node, and died, is in nobody's way."""
-    tree.create(paths.CLUSTER, encode(Cluster(uuid="u")))
+def test_a_tree_without_its_revision_is_written_by_nobody(tree: FakeTree, admin: Administration) -> None:
+    """Numbers that began anew would be taken for those of an old tree by every host."""
     admin.create(X)
-    assert admin.status().uuid == "u"
-    assert number_of(tree) == 1
+    tree.delete(paths.REVISION)
+    with pytest.raises(Corrupt, match="revision"):
+        admin.create(Y)
+    assert tree.children(paths.ENVS) == (name_of(X),)

@@ -68,7 +68,7 @@ def test_a_tree_that_was_half_emptied_is_not_made_anew(session: Session) -> None
     session.delete(tree.CLUSTER)
     with pytest.raises(ClusterTreeRefused):
         tree.found(session)
-    with pytest.raises(ClusterTreeRefused, match="empty"):
+    with pytest.raises(ClusterTreeRefused, match="emptied"):
         tree.check(session, uuid)
 
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
+from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.nodes import (
     BadVersion,
     Check,
@@ -113,6 +114,7 @@ class FakeTree:
         self._servers = servers
         self._session = session
         self._lags_at: Mapping[str, Node] | None = None
+        self.endpoint = Endpoint(servers=("memory:1",), root="/fake")
         self.lose_next: Loss | None = None
         self.interlude: Callable[[], object] | None = None
         self.reads: list[str] = []

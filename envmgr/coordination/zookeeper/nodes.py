@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from envmgr.coordination.zookeeper.endpoint import Endpoint
 
 
 class TreeError(Exception):
@@ -91,6 +94,10 @@ class Tree(Protocol):
     Any thread. Every verb is bounded, and raises `CoordinatorUnavailable` without an answer. A watch is called once, on
     any thread, after the next change of what was read; it may also never be called.
     """
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the tree is."""
 
     def get(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...) -> Node | None:
         """Return a node, or ``None``; it may be a little behind (see `sync`), never behind what was read before."""

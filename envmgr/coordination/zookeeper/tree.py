@@ -11,8 +11,7 @@ import contextlib
 import time
 import uuid
 
-from envmgr.coordination.zookeeper.nodes import Create, NodeExists
-from envmgr.coordination.zookeeper.session import Session
+from envmgr.coordination.zookeeper.nodes import Create, NodeExists, Tree
 from envmgr.errors import ClusterTreeRefused
 from envmgr.version import __version__
 from envmgr.wire.cluster import FORMAT, Cluster, Revision, decode, encode
@@ -96,40 +95,48 @@ def rollout_claim(name: str) -> str:
 # ----------------------------------------------------------------------------------------------------- whose tree it is
 
 
-def found(session: Session, *, may_create: bool = True) -> Cluster:
+def found(tree: Tree, *, may_create: bool = True) -> Cluster:
     """Return the cluster, which is made if there is none; raises `ClusterTreeRefused` for a newer one.
 
     With ``may_create=False`` there must be one: it is refused with the field ``reason`` ``missing``.
     """
-    if may_create and session.get(CLUSTER) is None:
-        cluster = Cluster(uuid=uuid.uuid4().hex, created_at=time.time(), envmgr_version=__version__)
-        revision = Revision(number=0, cluster=cluster.uuid)
-        with contextlib.suppress(NodeExists):
-            session.create("/v1")
-        # Together: an intent without its revision would be seen by nobody. Another host that was faster is as good.
-        with contextlib.suppress(NodeExists):
-            session.write([Create(CLUSTER, encode(cluster)), Create(REVISION, encode(revision))])
-    return check(session, None)
+    if may_create and tree.get(CLUSTER) is None:
+        make(tree, Cluster(uuid=uuid.uuid4().hex, created_at=time.time(), envmgr_version=__version__))
+    return check(tree, None)
 
 
-def check(session: Session, expected_uuid: str | None) -> Cluster:
+def make(tree: Tree, cluster: Cluster, *, imported: int = 0) -> None:
+    """Make the tree of a cluster; another one's, made in between, stays.
+
+    `imported` is the number of the first revision of a tree that a document is to be imported into.
+    """
+    revision = Revision(number=imported, cluster=cluster.uuid, imported=imported)
+    for path in (ENVS, ALIASES, CORDONS, LOCKFILES, STATUS, HOSTS):
+        with contextlib.suppress(NodeExists):
+            tree.create(path)
+    # Together: an intent without its revision would be seen by nobody. Another host that was faster is as good.
+    with contextlib.suppress(NodeExists):
+        tree.write([Create(CLUSTER, encode(cluster)), Create(REVISION, encode(revision))])
+
+
+def check(tree: Tree, expected_uuid: str | None) -> Cluster:
     """Return the cluster if it is the one with that uuid (``None``: any).
 
     Raises `ClusterTreeRefused`; its field ``reason`` is ``missing`` (nobody made one yet, and none was expected),
     ``emptied``, ``other`` (another uuid) or ``newer`` (of a newer envmgr).
     """
-    where = f"{session.endpoint.root} of {', '.join(session.endpoint.servers)}"
-    node = session.get(CLUSTER)
+    where = f"{tree.endpoint.root} of {', '.join(tree.endpoint.servers)}"
+    node = tree.get(CLUSTER)
     if node is None:
-        session.sync()  # the server that was asked may lag behind
-        node = session.get(CLUSTER)
+        tree.sync()  # the server that was asked may lag behind
+        node = tree.get(CLUSTER)
     if node is None and expected_uuid is None:
         raise ClusterTreeRefused(
             f"there is no cluster in {where}", hint="`envmgr cluster create` makes one", reason="missing"
         )
     if node is None:
         raise ClusterTreeRefused(
-            f"the tree {where} is empty; this host belongs to the cluster {expected_uuid}, and changes nothing",
+            f"the tree {where} was emptied; this host belongs to the cluster {expected_uuid}, and changes nothing",
             hint="restore ZooKeeper's data, or `envmgr cluster import` an export",
             reason="emptied",
             expected=expected_uuid,
