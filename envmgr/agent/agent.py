@@ -125,7 +125,7 @@ class Agent:
         self._since = clock.time()
         self._membership = Membership(
             session, session, identity, clock,
-            describe=self._describe, keep=keep_identity, on_change=self._look_soon,
+            describe=self._describe, keep=keep_identity, on_change=self.look_soon,
             session_s=lambda: settings_of().zookeeper_session_s,
         )  # fmt: skip
         self._status = StatusWriter(session, clock, identity.host)
@@ -213,8 +213,8 @@ class Agent:
             self._look_at = min(self._look_at, self._clock.monotonic() + jitter)
             self._woken.notify_all()
 
-    def _look_soon(self) -> None:
-        """Hear that somebody else changed what this host says of itself: perhaps the tree is not ours any more."""
+    def look_soon(self) -> None:
+        """Have a full pass now: the settings changed, or somebody else changed what this host says of itself."""
         with self._woken:
             self._look_at = self._clock.monotonic()
             self._is_woken = True
@@ -281,7 +281,7 @@ class Agent:
             if self._reconciler.jobs():  # how far they are is told from time to time, and nobody wakes us for it
                 due.append(now + max(PROGRESS_S, self._neighbours.count / PROGRESS_PER_S))
             if self._status.has_vanished:
-                self._look_soon()
+                self.look_soon()
             if is_full:
                 self._neighbours.sweep(self._membership.identity.host, self._wanted.absent())
         return due

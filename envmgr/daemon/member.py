@@ -102,6 +102,10 @@ class Member:
         self._coordinator.hold()
         self._agent.start()
 
+    def look_soon(self) -> None:
+        """Compare this host with what the cluster wants now: the settings were read again."""
+        self._agent.look_soon()
+
     def declared(self) -> Collection[EnvName]:
         """Return the environments that the cluster wants here."""
         return self._agent.declared()

@@ -221,6 +221,8 @@ class Daemon:
         else:
             self._log.log_format = self._service.settings.log_format
             self._log.event("reloaded")
+            if self._member is not None:
+                self._member.look_soon()
         self._callers.forget()
         self._notifier.tell("READY=1")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from coordination.polling import until
@@ -61,14 +61,18 @@ class Admin:
         self.session.close()
 
     def create(
-        self, *requirements: str, hosts: tuple[str, ...] = (), alias: str | None = None, parallel: int = 0
+        self,
+        *requirements: str,
+        hosts: tuple[str, ...] = (),
+        labels: Mapping[str, str] | None = None,
+        alias: str | None = None,
+        parallel: int = 0,
     ) -> EnvName:
         """Declare an environment of these packages."""
         spec = spec_of(*requirements)
+        selector = Selector(hosts=hosts, labels=labels or {})
         self.verbs.create(
-            Declaration(
-                spec=dataclasses.asdict(spec), selector=Selector(hosts=hosts), alias=alias, max_parallel=parallel
-            )
+            Declaration(spec=dataclasses.asdict(spec), selector=selector, alias=alias, max_parallel=parallel)
         )
         return spec.name
 

@@ -175,6 +175,17 @@ def _settings_of(daemon: Daemon) -> tuple[str, str]:
     return Forked(work).result()
 
 
+def test_labels_count_from_the_next_reading_of_the_settings(admin: Admin, pair: list[Daemon]) -> None:
+    """A host that is given a label gets what is declared for it."""
+    a, _ = pair
+    name = admin.create("labelled", labels={"zone": "west"})
+    settings = a.root / "settings.toml"
+    settings.write_text(settings.read_text() + 'host_labels = {zone = "west"}\n')
+    a.send(signal.SIGHUP)
+    admin.until_state(name, "ready", "a")
+    assert [row.host for row in admin.verbs.show(name).rows] == ["a"]
+
+
 # ----------------------------------------------------------------------------------------------------- coming and going
 
 
