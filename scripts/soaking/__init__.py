@@ -6,6 +6,7 @@
 - `faults`: what befalls: SIGKILL of the daemon and of builders, SIGTERM, SIGHUP.
 - `checking`: what must hold when everybody has gone: every environment is absent or whole, and nothing is left running
   or held.
+- `cluster`: five hosts, ZooKeeper's servers, and what befalls those (``--only cluster``).
 
 A run is rounds until its time is up. In a round, several clients and the faults work at once; then the clients are
 gone, the daemon is there (again), and the checker looks. The seed decides what is done and by whom; in which order

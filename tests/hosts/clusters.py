@@ -292,6 +292,10 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
             self._stack = undone.pop_all()
 
     def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End everything, once."""
         self._stack.close()
 
     def __getitem__(self, number: int) -> Node:

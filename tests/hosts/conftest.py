@@ -21,20 +21,37 @@ def new_cluster() -> Iterator[Callable[..., Cluster]]:
 
 
 @pytest.fixture(scope="module")
-def five(new_cluster: Callable[..., Cluster]) -> Cluster:
-    """Five hosts, whose daemons run."""
-    cluster = new_cluster(5)
-    cluster.start()
-    return cluster
+def make_cluster(new_cluster: Callable[..., Cluster]) -> Callable[[], Cluster]:
+    """Make the cluster of `cluster`: five hosts, whose daemons run."""
+
+    def make() -> Cluster:
+        made = new_cluster(5)
+        made.start()
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[Cluster]:
+    """The module's cluster, while no test has failed in it."""
+    return []
 
 
 @pytest.fixture
-def cluster(five: Cluster, request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    """The same, all up before the test; after it nothing is left, and its history is proved."""
-    yield five
-    if request.node.stash.get(_FAILED, False):
-        return
-    five.prove_rest()
+def cluster(
+    make_cluster: Callable[[], Cluster], kept: list[Cluster], request: pytest.FixtureRequest
+) -> Iterator[Cluster]:
+    """The module's cluster, all up before the test; after it nothing is left, and its history is proved."""
+    found = kept.pop() if kept else make_cluster()
+    try:
+        yield found
+        if not request.node.stash.get(_FAILED, False):
+            found.prove_rest()
+            kept.append(found)
+    finally:
+        if not kept:  # it failed, and no second failure is to follow from its remains
+            found.close()
 
 
 _FAILED = pytest.StashKey[bool]()
@@ -42,7 +59,7 @@ _FAILED = pytest.StashKey[bool]()
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
-    """Note that a test failed, so that no second failure follows from its remains."""
+    """Note that a test failed."""
     report = yield
     if call.when == "call" and call.excinfo is not None:
         item.stash[_FAILED] = True

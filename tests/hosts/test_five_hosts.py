@@ -107,7 +107,7 @@ def test_an_emptied_and_a_restored_tree(new_cluster: Callable[..., Cluster]) -> 
         deleted = [len(cluster.hosts_of("delete", name)) for name in names]
         cluster.prove()
         _replace(client, {})
-        _wait_problem(cluster, "emptied")
+        _wait_problem(cluster, "empt")
         assert _is_all_there(cluster, names)
         _replace(client, kept)
     _wait_problem(cluster, "restored")

@@ -42,9 +42,9 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def channel(five: Cluster, demo_channel: str) -> Iterator[_Server]:
+def channel(cluster: Cluster, demo_channel: str) -> Iterator[_Server]:
     """The demo channel, beside the bridge."""
-    with five.network.beside():
+    with cluster.network.beside():
         server = _Server("10.99.0.254", url2pathname(urlsplit(demo_channel).path))
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -57,12 +57,16 @@ def channel(five: Cluster, demo_channel: str) -> Iterator[_Server]:
 
 
 @pytest.fixture(scope="module")
-def five(new_cluster: Callable[..., Cluster]) -> Cluster:
-    """Two hosts with the real builder; no daemon runs yet."""
-    cluster = new_cluster(0, servers=1)
-    for _ in range(2):
-        cluster.add(is_real=True)
-    return cluster
+def make_cluster(new_cluster: Callable[..., Cluster]) -> Callable[[], Cluster]:
+    """Make two hosts with the real builder; no daemon runs yet."""
+
+    def make() -> Cluster:
+        made = new_cluster(0, servers=1)
+        for _ in range(2):
+            made.add(is_real=True)
+        return made
+
+    return make
 
 
 def content(node: Node, name: str) -> dict[str, str]:
