@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -134,13 +134,13 @@ class Host:
         build_dir = self.root / "builds" / str(self._count)
         build_dir.mkdir(parents=True)
         (build_dir / "lease").touch(0o444)
-        return BuildRequest(
+        request = BuildRequest(
             action="build", name=_NAME, digest="0" * 64, subdir=machine.subdir(), conda=conda, pip=(),
             channels=(Channel(channel, (channel,)),), channel_priority="strict", variables=(), lockfile=lockfile,
             build_dir=str(build_dir), prefix=str(build_dir / "envs" / _NAME), package_cache=str(self.root / "pkgs"),
             uv_cache=str(self.root / "uv"), machine_class=machine.subdir(), network=Network(), sharing=sharing,
-            **changes,
         )  # fmt: skip
+        return replace(request, **changes)
 
     def build(self, request: BuildRequest) -> BuildResult:
         """Build by a real builder process; keeps the lockfile."""
