@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from envmgr.cli import output
 from envmgr.cluster import rollout
-from envmgr.errors import RolloutFailed, TimedOut
+from envmgr.errors import CoordinatorUnavailable, DaemonUnavailable, RolloutFailed, TimedOut
 from envmgr.events import counted
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from envmgr.ports import Watching
     from envmgr.wire.cluster import DeclaredEnvironment, Row
 
+PATIENCE_S = 60.0
+_PAUSE_S = 0.5
 _SHOWN_ROWS = 40
 _FIRST = {"failed": 0, "building": 1, "removing": 2, "waiting": 3, "pending": 4}
 HEADER = ("HOST", "STATE", "PROGRESS", "TIME", "MESSAGE")
@@ -79,7 +81,10 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 def wait(
     watching: Watching, show: Show, *, min_ready: Bound | None = None, timeout_s: float | None = None
 ) -> DeclaredEnvironment:
-    """Wait as `envmgr.cluster.rollout.wait` does, and show it; the field ``rows`` of its errors has every row."""
+    """Wait as `envmgr.cluster.rollout.wait` does, and show it; the field ``rows`` of its errors has every row.
+
+    ZooKeeper, or the daemon, may be away for `PATIENCE_S` in between.
+    """
     from envmgr.manager.context import SystemClock
 
     seen: list[Row] = []
@@ -89,10 +94,36 @@ def wait(
         show.rows(found.rows, now)
 
     try:
-        return rollout.wait(watching, clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look)
+        return rollout.wait(
+            _Patient(watching), clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look
+        )
     except (RolloutFailed, TimedOut) as error:
         error.fields["rows"] = [dataclasses.asdict(row) for row in seen]
         raise
+
+
+class _Patient:
+    """Looks at an environment, and for a while tells the last look where nobody answers."""
+
+    def __init__(self, watching: Watching) -> None:
+        self._watching = watching
+        self._last: DeclaredEnvironment | None = None
+        self._at = 0.0
+
+    def show(self) -> DeclaredEnvironment:
+        try:
+            self._last = self._watching.show()
+            self._at = time.monotonic()
+        except (CoordinatorUnavailable, DaemonUnavailable):
+            if self._last is None or time.monotonic() - self._at > PATIENCE_S:
+                raise
+        return self._last
+
+    def wait(self, timeout_s: float) -> None:
+        try:
+            self._watching.wait(timeout_s)
+        except (CoordinatorUnavailable, DaemonUnavailable):
+            time.sleep(min(timeout_s, _PAUSE_S))
 
 
 # ------------------------------------------------------------------------------------------------------------- to show

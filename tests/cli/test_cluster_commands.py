@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -15,7 +16,9 @@ from cluster_hosts import building, failing, living, ready
 from command_line import Cli
 
 from envmgr import errors
+from envmgr.cli import rollout
 from envmgr.coordination.zookeeper.endpoint import Endpoint
+from envmgr.wire.cluster import DeclaredEnvironment, Row, Selector
 
 ROW_KEYS = {
     "host", "name", "success", "state", "is_live", "is_cordoned", "phase", "percent", "start", "end", "message", "code",
@@ -235,6 +238,34 @@ class TestWhatHostsShare:
             assert cluster.ready("cluster", "show", "science", "--json").record["state"] == "present"
             file.write_text("{}")
             assert cluster("cluster", "import", file).code == 2
+
+
+class Flaky:
+    """An environment that nobody can tell of for the first looks behind the first one."""
+
+    def __init__(self, looks: list[DeclaredEnvironment | None]) -> None:
+        self.looks = looks
+
+    def show(self) -> DeclaredEnvironment:
+        look = self.looks.pop(0)
+        if look is None:
+            raise errors.CoordinatorUnavailable("no answer")
+        return look
+
+    def wait(self, timeout_s: float) -> None:
+        pass
+
+
+def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
+    """ZooKeeper may be away while a command waits; not before it has seen anything, since then it knows nothing."""
+    facts = {"name": "env-1", "state": "present", "generation": 1, "label": None, "aliases": (), "lock_generation": 1}
+    facts |= {"selector": Selector(), "max_parallel": 0, "declared_by": "", "declared_at": 0.0}
+    row = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
+    pending = DeclaredEnvironment(**facts, rows=(Row(**row),))  # type: ignore[arg-type]  # a table of fields
+    done = dataclasses.replace(pending, rows=(Row(**{**row, "state": "ready", "success": True}),))  # type: ignore[arg-type]
+    assert rollout.wait(Flaky([pending, None, None, done]), rollout.Show()) == done
+    with pytest.raises(errors.CoordinatorUnavailable):
+        rollout.wait(Flaky([None]), rollout.Show())
 
 
 class TestWithoutACluster:

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-THIRD_PARTY = ("conda_lock", "filelock", "packaging", "psutil", "rattler", "rich", "typer", "uv", "yaml")
+THIRD_PARTY = ("conda_lock", "filelock", "kazoo", "packaging", "psutil", "rattler", "rich", "typer", "uv", "yaml")
 DEAR = ("asyncio", "ctypes", "dataclasses", "enum", "json", "pathlib", "re", "subprocess", "typing")
 
 
@@ -32,9 +32,9 @@ def test_hot_path_imports_neither_third_party_nor_dear_modules(module: str) -> N
 
 @pytest.mark.parametrize("module", ["envmgr.wiring", "envmgr.cli"])
 def test_parent_never_imports_what_lives_in_the_builder(module: str) -> None:
-    """Neither the wiring nor the command line loads rattler or conda_lock; those belong to the builder's process."""
+    """Neither loads rattler or conda_lock, which belong to the builder's process, nor kazoo before it is needed."""
     program = f"import sys, {module}; print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = set(run.stdout.split())
     assert module in loaded
-    assert loaded.isdisjoint({"rattler", "conda_lock"})
+    assert loaded.isdisjoint({"rattler", "conda_lock", "kazoo"})

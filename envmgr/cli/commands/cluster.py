@@ -18,7 +18,7 @@ from envmgr import codec, names
 from envmgr.cli import options, rollout
 from envmgr.cli.call import Call, is_file
 from envmgr.cluster.rollout import Bound, summary
-from envmgr.errors import EnvironmentNotFound, UsageError
+from envmgr.errors import CoordinatorUnavailable, DaemonUnavailable, EnvironmentNotFound, TimedOut, UsageError
 from envmgr.events import counted
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ def _wait(
     try:
         with administration.watching(name) as watching, rollout.showing(is_quiet=call.is_quiet) as show:
             found = rollout.wait(watching, show, min_ready=min_ready, timeout_s=timeout_s)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, TimedOut, CoordinatorUnavailable, DaemonUnavailable):
         call.say(f"what is declared of {name} stays in force; envmgr cluster show {name} tells how it goes on")
         raise
     call.say(f"{name}: {rollout.words(summary(found))}")
