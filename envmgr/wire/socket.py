@@ -26,7 +26,8 @@ GET      /v1/status                          → `Status`
 GET      /v1/health/live, /v1/health/ready   → `Health`; ``ready`` answers 503 while the daemon drains
 =======  ==================================  ==========================================================================
 
-``/metrics`` (Prometheus) and ``/openapi.json`` stand at the root.
+Below ``/v1/cluster`` are those of `envmgr.wire.cluster`. ``/metrics`` (Prometheus) and ``/openapi.json`` stand at the
+root.
 
 **Events** of an operation are numbered from 1. ``event: progress`` has an `envmgr.events.Event` as its data, ``event:
 state`` an `Operation` whose state changed, ``event: end`` the finished `Operation`, after which the stream ends.
