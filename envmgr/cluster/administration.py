@@ -143,7 +143,11 @@ class Administration:
         """Return what there is to say of one environment on one host; raises `HostUnknown`."""
         paths.check(self._tree, None)
         intent, _ = reading.declared(self._tree, name)
-        return row(intent, host, reading.known_host(self._tree, self._clock, host))
+        known = reading.known_host(self._tree, self._clock, host)
+        found = row(intent, host, known)
+        if intent.selector.matches(host, known.labels) or name in known.environments:
+            return found
+        return dataclasses.replace(found, state="absent", message="it is not declared for this host")
 
     def status(self) -> ClusterStatus:
         """Return the cluster at one moment."""

@@ -329,6 +329,14 @@ def test_why_says_what_is_known_of_one_host(tree: FakeTree, admin: Administratio
     assert "damaged" in str(admin.why(name, "a").message)
 
 
+def test_why_says_that_a_host_is_not_meant(tree: FakeTree, admin: Administration) -> None:
+    """Nobody waits for a host that the declaration leaves out: the row says so."""
+    name = admin.create(declaration("x", hosts=("b",))).name
+    say(tree, "a")
+    row = admin.why(name, "a")
+    assert (row.state, row.success, row.message) == ("absent", None, "it is not declared for this host")
+
+
 def test_forgetting_is_for_hosts_that_are_gone(
     servers: FakeServers, tree: FakeTree, clock: FakeClock, admin: Administration
 ) -> None:

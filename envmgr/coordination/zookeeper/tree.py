@@ -152,7 +152,7 @@ def check(tree: Tree, expected_uuid: str | None) -> Cluster:
         )
     if expected_uuid is not None and cluster.uuid != expected_uuid:
         raise ClusterTreeRefused(
-            f"the tree {where} is the cluster {cluster.uuid}; this host belongs to {expected_uuid}, and changes nothing",
+            f"the tree {where} is cluster {cluster.uuid}; this host belongs to {expected_uuid}, and changes nothing",
             hint="point the settings zookeeper and zookeeper_root to this host's cluster, or import its export there",
             reason="other",
             expected=expected_uuid,
