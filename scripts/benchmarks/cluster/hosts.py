@@ -23,7 +23,7 @@ from benchmarks.cluster import jute
 from benchmarks.cluster.jute import Answer, Request
 from benchmarks.cluster.session import ThinSession
 from benchmarks.measuring import BenchError
-from envmgr.agent import agent, givers
+from envmgr.agent import agent, givers, neighbours
 from envmgr.agent.status import PROGRESS_S
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.wire.cluster import (
@@ -151,7 +151,7 @@ class SimulatedHost:
         names = {word for change in missed for word in change.what if word.startswith("env-")}
         changed = [await self._read_intent(name) for name in names]
         intents = [intent for intent in changed if intent.selector.matches(self.name, {})]
-        if intents and time.monotonic() > self._looked_around_at + agent.SIBLINGS_S:
+        if intents and time.monotonic() > self._looked_around_at + neighbours.SIBLINGS_S:
             await self._look_around()
         for intent in intents:
             known = self._environments.get(intent.name)

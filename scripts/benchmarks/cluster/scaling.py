@@ -21,15 +21,11 @@ from benchmarks.cluster import administering, comparing, daemons, growth
 from benchmarks.cluster.administering import declaration, spec_of
 from benchmarks.cluster.hosts import SimulatedHost, Work
 from benchmarks.cluster.session import ThinSession
-from benchmarks.cluster.tap import Tap
 from benchmarks.cluster.thin import Fleet
 from benchmarks.cluster.traffic import Traffic
 from benchmarks.measuring import BenchError, Figure, Growth, Spread
 from benchmarks.serving import processor_s
 from benchmarks.workspace import Workspace, say
-from envmgr.cluster import rollout
-from envmgr.cluster.administration import Administration
-from envmgr.manager.context import SystemClock
 from envmgr.names import EnvName
 
 _SIZES = (100, 300, 1_000, 3_000, 10_000)
@@ -44,6 +40,7 @@ _SETTLE_S = 3.0
 _SOLVE_S = 1.0
 _HEAP = ("-Xms64m", "-Xmx768m")
 _COUNTS_AGREE = 0.03
+_WORD = "created"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +55,8 @@ class Measured:
     rest_processor_s: float
     create_s: float
     create: Traffic
-    administrator: Traffic
+    administrator: int
+    """Operations: what the servers counted besides those of the hosts."""
 
     def minute(self, amount: float) -> float:
         """Return for a minute what was counted at rest."""
@@ -73,8 +71,7 @@ class Measured:
             "bytes each": f"{self.create.bytes / self.hosts:,.0f}",
             "events each": f"{self.create.events / self.hosts:.1f}",
             "by kind": each,
-            "administrator's operations": self.administrator.total,
-            "administrator's bytes": self.administrator.bytes,
+            "administrator's operations": self.administrator,
             "joining took": f"{self.join_s:.1f} s with {self.join.total / self.hosts:.1f} operations each",
         }
 
@@ -90,7 +87,7 @@ def agents(work: Workspace, *, is_quick: bool) -> list[Figure]:
         measured = []
         for size in sizes:
             say(f"{size:,} simulated hosts")
-            measured.append(asyncio.run(_measure(servers, size, build, rest_s=10.0 if is_quick else 20.0)))
+            measured.append(asyncio.run(_measure(work, servers, size, build, rest_s=10.0 if is_quick else 20.0)))
     return _figures(measured)
 
 
@@ -110,7 +107,7 @@ def _figures(measured: Sequence[Measured]) -> list[Figure]:
         ("cluster create", "writes", [each.create.writes for each in measured], growth.LINEAR),
         ("cluster create", "bytes", [each.create.bytes for each in measured], growth.LINEAR),
         ("cluster create", "seconds", [each.create_s for each in measured], growth.LINEAR),
-        ("its administrator", "operations", [each.administrator.total for each in measured], growth.LINEAR),
+        ("its administrator", "operations", [each.administrator for each in measured], growth.LINEAR),
         ("a minute at rest", "operations", [each.minute(each.rest.total) for each in measured], growth.LINEAR),
         ("a minute at rest", "pings", [each.minute(each.rest.operations["ping"]) for each in measured], growth.LINEAR),
         ("a minute at rest", "bytes", [each.minute(each.rest.bytes) for each in measured], growth.LINEAR),
@@ -127,29 +124,28 @@ def _figures(measured: Sequence[Measured]) -> list[Figure]:
 # ------------------------------------------------------------------------------------------------- one number of hosts
 
 
-async def _measure(servers: Servers, size: int, build: Work, *, rest_s: float) -> Measured:
+async def _measure(work: Workspace, servers: Servers, size: int, build: Work, *, rest_s: float) -> Measured:
     root = f"/agents-{size}"
     names = [f"host-{number:05d}" for number in range(size)]
-    async with Tap(servers.addresses[0]) as tap, Fleet(servers.addresses, session_ms=int(_SESSION_S * 1000)) as fleet:
-        with administering.administrator([tap.address], root) as admin:
-            await asyncio.to_thread(admin.create, declaration(spec_of("elsewhere"), hosts=["nobody"]))
-            began = time.monotonic()
-            lines = await asyncio.gather(*(fleet.open() for _ in names))
-            hosts = [
-                SimulatedHost(ThinSession(line, root, _SESSION_S), name, build, interval_s=_INTERVAL_S, gives=True)
-                for line, name in zip(lines, names, strict=True)
-            ]
-            async with _living(hosts) as failure:
-                await _all([host.joined.wait() for host in hosts], failure)
-                join_s, join = time.monotonic() - began, fleet.traffic.copy()
-                await asyncio.sleep(_SETTLE_S)
-                rest, rest_processor_s, took_s = await _rest(servers, fleet, rest_s)
-                before, asked, counted = fleet.traffic.copy(), tap.traffic.copy(), _packets(servers)
-                create_s = await _create(admin, hosts, failure)
-                await asyncio.sleep(_SETTLE_S)
-                create, administrator = fleet.traffic.since(before), tap.traffic.since(asked)
-                _check_count(sum((*create.operations.values(), *administrator.operations.values())),
-                             _packets(servers) - counted)  # fmt: skip
+    with administering.administrator(servers.addresses, root) as admin:
+        await asyncio.to_thread(admin.create, declaration(spec_of("elsewhere"), hosts=["nobody"]))
+    async with Fleet(servers.addresses, session_ms=int(_SESSION_S * 1000)) as fleet:
+        began = time.monotonic()
+        lines = await asyncio.gather(*(fleet.open() for _ in names))
+        hosts = [
+            SimulatedHost(ThinSession(line, root, _SESSION_S), name, build, interval_s=_INTERVAL_S, gives=True)
+            for line, name in zip(lines, names, strict=True)
+        ]
+        async with _living(hosts) as failure:
+            await _all([host.joined.wait() for host in hosts], failure)
+            join_s, join = time.monotonic() - began, fleet.traffic.copy()
+            await asyncio.sleep(_SETTLE_S)
+            rest, rest_processor_s, took_s = await _rest(servers, fleet, rest_s)
+            before, counted = fleet.traffic.copy(), _packets(servers)
+            create_s = await _create(work, servers, root, hosts, failure)
+            await asyncio.sleep(_SETTLE_S)
+            create = fleet.traffic.since(before)
+            administrator = _packets(servers) - counted - sum(create.operations.values())
     return Measured(size, join_s, join, took_s, rest, rest_processor_s, create_s, create, administrator)
 
 
@@ -181,6 +177,7 @@ async def _all(waits: Sequence[Coroutine[object, object, object]], failure: asyn
     everything = asyncio.gather(*waits)
     done, _ = await asyncio.wait((everything, failure), timeout=_PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
     if everything in done:
+        everything.result()
         return
     everything.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -192,24 +189,39 @@ async def _all(waits: Sequence[Coroutine[object, object, object]], failure: asyn
 
 async def _rest(servers: Servers, fleet: Fleet, seconds: float) -> tuple[Traffic, float, float]:
     """Let the hosts rest; return what they asked all the same, what it cost the servers, and the seconds."""
-    before, spent, began = fleet.traffic.copy(), _spent(servers), time.monotonic()
+    before, counted, spent, began = fleet.traffic.copy(), _packets(servers), _spent(servers), time.monotonic()
     await asyncio.sleep(seconds)
-    took_s = time.monotonic() - began
-    return fleet.traffic.since(before), _spent(servers) - spent, took_s
+    took_s, spent_s, rest = time.monotonic() - began, _spent(servers) - spent, fleet.traffic.since(before)
+    ours, theirs = sum(rest.operations.values()), _packets(servers) - counted
+    if abs(ours - theirs) > max(50.0, theirs * _COUNTS_AGREE):
+        raise BenchError(f"the bench counted {ours} requests, the servers {theirs}: one of them is wrong")
+    return rest, spent_s, took_s
 
 
-async def _create(admin: Administration, hosts: Sequence[SimulatedHost], failure: asyncio.Future[None]) -> float:
+async def _create(
+    work: Workspace, servers: Servers, root: str, hosts: Sequence[SimulatedHost], failure: asyncio.Future[None]
+) -> float:
     """Declare an environment as ``cluster create --wait`` does; return when the last host had said that it is ready."""
-    spec = spec_of("created")
-    name = EnvName(spec.name)
-
-    def administer() -> None:
-        admin.create(declaration(spec))
-        with admin.watching(name) as watching:
-            rollout.wait(watching, clock=SystemClock(), timeout_s=_PATIENCE_S)
-
-    began = time.monotonic()
-    await _all([asyncio.to_thread(administer), *(host.made(name) for host in hosts)], failure)
+    name = EnvName(spec_of(_WORD).name)
+    command = work.program("cluster/declaring", ",".join(servers.addresses), root, _WORD, str(_PATIENCE_S))
+    with work.log.open("wb") as log:
+        program = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log, env=work.environ()
+        )
+    if program.stdin is None or program.stdout is None:
+        raise BenchError("the administrator has no pipes")
+    try:
+        if await program.stdout.readline() != b"ready\n":
+            raise BenchError(f"the administrator does not begin: {work.log.read_text('utf-8', 'replace')[-2000:]}")
+        began = time.monotonic()
+        program.stdin.write(b"go\n")
+        await _all([program.wait(), *(host.made(name) for host in hosts)], failure)
+        if program.returncode:
+            raise BenchError(f"the administrator failed: {work.log.read_text('utf-8', 'replace')[-2000:]}")
+    finally:
+        if program.returncode is None:
+            program.kill()
+            await program.wait()
     return max(host.ready[name] for host in hosts) - began
 
 
@@ -249,8 +261,3 @@ def _packets(servers: Servers) -> int:
         facts = dict(line.split("\t", 1) for line in servers.ask(number, "mntr").splitlines() if "\t" in line)
         total += int(facts["zk_packets_received"])
     return total
-
-
-def _check_count(ours: int, theirs: int) -> None:
-    if abs(ours - theirs) > max(100.0, theirs * _COUNTS_AGREE):
-        raise BenchError(f"the bench counted {ours} requests, the servers {theirs}: one of them is wrong")
