@@ -202,9 +202,9 @@ class TestCertificates:
                 with Claims(two, "b").try_acquire(path) as taken:
                     assert taken is None
                 assert [holder.host for holder in Claims(two, "b").holders(path)] == ["a"]
-                one.write([claim.guard(), Create("/v1/envs")])
+                one.write([claim.guard(), Create(tree.intent("env-0"))])
             with Claims(two, "b").acquire(path, timeout_s=5) as claim:
-                two.write([claim.guard(), Create("/v1/envs/env-0")])
+                two.write([claim.guard(), Create(tree.intent("env-1"))])
             # What ZooKeeper cannot express: whoever may make children of a node may delete all of them.
             two.delete(tree.status("a"))
 
