@@ -138,6 +138,21 @@ def test_a_rollout_is_one_host_at_a_time(admin: Admin, pair: list[Daemon]) -> No
     admin.until_state(name, "ready", "a", "b")
 
 
+def test_a_build_that_is_not_wanted_any_more_ends(admin: Admin, pair: list[Daemon]) -> None:
+    """When the environment is removed while a host makes it, that build is cancelled, and nothing of it is left."""
+    a, _ = pair
+    a.orders.hang()
+    name = admin.create("unwanted", hosts=("a",))
+    a.orders.wait_started()
+    admin.verbs.remove(name)
+    until(lambda: name not in {found.name for found in admin.verbs.status().environments})
+    a.orders.release_nobody()
+    assert not _is_there(a, name)
+    with a.client() as client:
+        states = {it["name"]: it["state"] for it in client.ask("GET", "/v1/operations").data["operations"]}
+    assert states[name] == "cancelled"
+
+
 def test_relock_is_one_solve_and_a_new_build_on_each_host(admin: Admin, pair: list[Daemon]) -> None:
     """Both hosts come to the next generation, which one of them solved."""
     name = admin.create("relocked")

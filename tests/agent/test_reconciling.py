@@ -8,7 +8,7 @@ from agent.worlds import World
 
 from envmgr.agent.memory import Memory
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import BuildFailed, CoordinatorUnavailable, NetworkError, NoSpace
+from envmgr.errors import BuildFailed, NetworkError, NoSpace
 from envmgr.wire.cluster import Cluster, Declaration, Intent, decode, encode
 
 
@@ -361,17 +361,13 @@ def test_what_was_built_alone_is_compared_after_a_reconnection() -> None:
     world.settle()
     world.hands.put(name, "alone")
     world.session.is_connected = False
-    world.hands.cluster_digest = _unreachable  # type: ignore[method-assign]
+    world.hands.is_cut_off = True
     world.settle()
-    del world.hands.cluster_digest  # type: ignore[method-assign]
+    world.hands.is_cut_off = False
     world.session.is_connected = True
     world.session.lose()
     world.settle()
     assert world.state(name).is_drift
-
-
-def _unreachable(*_arguments: object) -> str | None:
-    raise CoordinatorUnavailable("ZooKeeper does not answer")
 
 
 # ----------------------------------------------------------------------------------------------------- what is shared

@@ -22,7 +22,7 @@ from envmgr.agent.jobs import Job, attempt
 from envmgr.agent.memory import Memory
 from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import Cancelled, EnvironmentNotFound, EnvmgrError
+from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
 from envmgr.events import Reporter
 from envmgr.model import Spec
 from envmgr.names import Alias, BuildId, EnvName
@@ -81,6 +81,8 @@ class Hands:
         self.aliases: dict[Alias, EnvName] = {}
         self.shared: Mapping[str, object] = {}
         self.asked = 0
+        self.is_cut_off = False
+        self.surprise: Exception | None = None
         self._count = 0
 
     def put(self, name: EnvName, digest: str | None) -> None:
@@ -89,10 +91,14 @@ class Hands:
         self.builds[name] = Installed(BuildId(f"b-{self._count}"), digest, SUBDIR)
 
     def published(self) -> Mapping[EnvName, Installed]:
+        if self.surprise is not None:
+            raise self.surprise
         return dict(self.builds)
 
     def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
         assert machine_class == SUBDIR
+        if self.is_cut_off:
+            raise CoordinatorUnavailable("ZooKeeper does not answer")
         self.asked += 1
         return self.solved.get(name)
 
