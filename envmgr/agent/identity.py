@@ -108,11 +108,13 @@ def settle(
             f"{host_id!r} cannot name a host", hint="setting host_id: letters, digits, '.', '_', '-'", setting="host_id"
         )
     name = host_id or kept or re.sub(r"[^A-Za-z0-9._-]", "-", own.host_name).lstrip("._-")[:200] or "host"
-    is_settled = kept is not None and (host_id is None or kept == host_id or kept.startswith(f"{host_id}-"))
+    store_id = opening.store_id(layout)
+    own_names = (host_id, *(f"{host_id}-{digits[:SUFFIX_CHARS]}" for digits in (own.id, store_id)))
+    is_settled = kept is not None and (host_id is None or kept in own_names)
     return Identity(
         host=kept if is_settled and kept is not None else name,
         machine=own,
-        store_id=opening.store_id(layout),
+        store_id=store_id,
         instance=secrets.token_hex(8),
         is_settled=is_settled,
         copied_from=copied_from,

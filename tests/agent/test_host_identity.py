@@ -45,6 +45,8 @@ def test_a_name_with_a_suffix_is_kept_under_its_setting(layout: Layout) -> None:
     """A host that had to take `node-1a2b3c` for the setting `node` is that again after a restart."""
     identity.keep(layout, Identity("node-111111", ONE, "s", "i", is_settled=True))
     assert _settle(layout, ONE, host_id="node").host == "node-111111"
+    identity.keep(layout, Identity("node-2", ONE, "s", "i", is_settled=True))
+    assert _settle(layout, ONE, host_id="node").host == "node"
 
 
 def test_a_copied_disk_is_another_host_with_another_store(layout: Layout, tmp_path: Path) -> None:
