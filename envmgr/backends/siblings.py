@@ -80,6 +80,7 @@ class _Sibling:
     progress: str | None = None
     moved_at: float = 0.0
     is_stalled: bool = False
+    is_told: bool = False
 
 
 class _Broken(Exception):
@@ -162,7 +163,11 @@ class Siblings:
                 return False
             if not since:
                 since = time.monotonic()
-                self._report(Event("log", "fetch", f"waiting for {sibling.url}, which fetches {label}"))
+                if not sibling.is_told:
+                    sibling.is_told = True
+                    self._report(
+                        Event("log", "fetch", f"waiting for {sibling.url}, which fetches {label} and maybe more")
+                    )
             await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, no secret
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
         return False
