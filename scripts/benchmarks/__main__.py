@@ -14,7 +14,7 @@ from types import FrameType
 from typing import NoReturn, Protocol
 
 from benchmarks import claiming, creating, fetching, report, serving, sharing, starting, workspace
-from benchmarks.cluster import growth, scaling
+from benchmarks.cluster import coordinating, growth, scaling
 from benchmarks.measuring import BenchError, Figure
 from benchmarks.workspace import Workspace, say
 
@@ -44,6 +44,8 @@ GROUPS: dict[str, Group] = {
     "rest": serving.rest,
     "ending": serving.ending,
     "claims": claiming.claims,
+    "coordination": coordinating.coordination,
+    "declared": coordinating.declared,
     "agents": scaling.agents,
 }
 
