@@ -165,9 +165,7 @@ class Siblings:
                 since = time.monotonic()
                 if not sibling.is_told:
                     sibling.is_told = True
-                    self._report(
-                        Event("log", "fetch", f"waiting for {sibling.url}, which fetches {label} and more")
-                    )
+                    self._report(Event("log", "fetch", f"waiting for {sibling.url}, which fetches {label} and more"))
             await asyncio.sleep(pause_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, no secret
             pause_s = min(pause_s * 1.5, _LONGEST_PAUSE_S)
         return False
