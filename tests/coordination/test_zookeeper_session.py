@@ -326,6 +326,25 @@ class TestSessions:
         assert broken.epoch == 1
         assert broken.get("/v1/mine") is not None
 
+    def test_requests_of_one_session_never_have_the_same_number(self, broken: Session, proxy: LinkProxy) -> None:
+        """kazoo's trap: it counts from 1 again with each connection.
+
+        Servers tell by session and number which request was committed, and a late commit of the connection before
+        would be the answer to a request of this one: a write would be said to be done that never was.
+        """
+        client = broken._client
+        assert client is not None
+        states: list[str] = []
+        broken.hear(states.append)
+        for number in range(5):
+            broken.put("/v1", b"")
+            last = client._connection._xid
+            proxy.break_all()
+            until(lambda number=number: states == ["suspended", "connected"] * (number + 1))
+            broken.put("/v1", b"")
+            assert client._connection._xid > last
+        assert broken.epoch == 1
+
     def test_it_comes_back_soon_after_a_long_outage(self, endpoint: Endpoint, zookeeper: Servers) -> None:
         """kazoo's trap: its pauses between tries grow up to an hour. Ours are two seconds at most."""
         with (
@@ -351,6 +370,17 @@ class TestSessions:
         client.stop()
         until(lambda: session._client is not client and session.is_connected)
         assert session.create("/v1/again").version == 0
+
+    def test_an_answer_that_kazoo_does_not_understand_is_an_error_of_ours(self, session: Session) -> None:
+        """kazoo's thread ends over it; the call raises our error, and the next one works, in a new session."""
+        client = session._client
+        assert client is not None
+        session.create("/v1")
+        client._pending.append((None, None, 0))  # as if a request had been sent whose answer never comes
+        with pytest.raises(CoordinatorUnavailable):
+            session.put("/v1", b"", timeout_s=5)
+        until(lambda: session.epoch == 2 and session.is_connected)
+        assert session.get("/v1") is not None
 
     def test_a_child_made_by_fork_cannot_use_it_and_harms_nothing(self, session: Session) -> None:
         """kazoo's trap: the child sees a connection, and every call hangs. Here each raises at once."""

@@ -93,14 +93,34 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
     def __init__(self, client: Client, retry: Any, logger: logging.Logger) -> None:
         super().__init__(client, retry, logger=logger)
         self._pings: deque[float] = deque()
+        self._last_xid = 0
+        self.is_over = False
+
+    def zk_loop(self) -> None:
+        """Be kazoo's thread, and say when it ends."""
+        try:
+            super().zk_loop()
+        except Exception as error:  # noqa: BLE001 - kazoo's own bugs; a new client follows
+            _log.error("kazoo failed: %s", error)
+        finally:
+            self.is_over = True
+            self.client.on_over()
 
     def _connect(self, host: str, hostip: str, port: int) -> Any:
         self._pings.clear()
+        # kazoo counts its requests from 1 again with each connection. A server tells by session and number which
+        # request was committed, so that one of the connection before, late, would be taken for one of this.
+        self._xid = self._last_xid
         before = boot_time()
         timeouts = super()._connect(host, hostip, port)
         # kazoo's read timeout is two thirds of what the server grants.
         self.client.taken(self.client._session_id, timeouts[0] * 1.5 / 1000, before)  # noqa: SLF001 - its subclass
         return timeouts
+
+    def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
+        if xid is not None and xid > 0:
+            self._last_xid = xid
+        super()._submit(request, timeout, xid)
 
     def _send_ping(self, connect_timeout: float) -> None:
         self._pings.append(boot_time())
@@ -114,9 +134,14 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
 
 
 class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
-    """A kazoo client; `on_taken` is called on its thread whenever a server took us into a session."""
+    """A kazoo client.
 
-    def __init__(self, endpoint: Endpoint, lease: Lease, on_taken: Callable[[bool], None]) -> None:
+    `on_taken` is called on its thread whenever a server took us into a session, `on_over` when it has given up.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, lease: Lease, on_taken: Callable[[bool], None], on_over: Callable[[], None]
+    ) -> None:
         handler = _Sockets(endpoint)
         super().__init__(
             hosts=",".join(endpoint.servers),
@@ -130,6 +155,7 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
         )
         self.lease = lease
         self._on_taken = on_taken
+        self.on_over = on_over
         self._connection = _Connection(self, self._conn_retry.copy(), _kazoo_log)
 
     @property
@@ -141,7 +167,7 @@ class Client(KazooClient):  # type: ignore[misc]  # kazoo has no types
     @property
     def is_over(self) -> bool:
         """Whether kazoo has given up for good (it does so when a server refuses who we are, and on its own bugs)."""
-        over: bool = self._connection.connection_stopped.is_set()
+        over: bool = self._connection.is_over
         return over
 
     def drop(self) -> None:

@@ -25,8 +25,6 @@ from envmgr.errors import CoordinatorUnavailable, EnvmgrError
 
 State = Literal["connected", "suspended", "lost"]
 Watch = Callable[[], None]
-_LOOK_S = 2.0
-"""How often it is looked whether kazoo gave up."""
 _log = logging.getLogger("envmgr.zookeeper")
 
 
@@ -223,7 +221,7 @@ class Link(abc.ABC):
     # ------------------------------------------------------------------------------------------------ threads of ours
 
     def _begin(self) -> Client:
-        client = Client(self.endpoint, self._lease, self._taken)
+        client = Client(self.endpoint, self._lease, self._taken, self._over)
         client.add_listener(self._kazoo_state)
         client.start_async()
         return client
@@ -235,6 +233,10 @@ class Link(abc.ABC):
             self._changed.notify_all()
         _log.info("connected to ZooKeeper%s", ", in a new session" if is_new else "")
         self._announce("connected")
+
+    def _over(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _kazoo_state(self, state: str) -> None:
         """Note what kazoo says; on kazoo's thread. That it is connected is told by `_taken`, which knows more."""
@@ -269,9 +271,9 @@ class Link(abc.ABC):
             with self._changed:
                 if self._is_relied_on():
                     wait_s = max(0.0, next_beat - self._clock.monotonic())
-                    self._changed.wait_for(lambda: self._is_closed, wait_s)
+                    self._changed.wait_for(self._is_ending, wait_s)
                 else:
-                    self._changed.wait_for(lambda: self._is_closed or self._is_relied_on(), _LOOK_S)
+                    self._changed.wait_for(lambda: self._is_ending() or self._is_relied_on())
                 if self._is_closed:
                     return
                 is_due = self._is_relied_on() and self._clock.monotonic() >= next_beat
@@ -281,6 +283,9 @@ class Link(abc.ABC):
             elif client is not None and is_due:
                 next_beat = self._clock.monotonic() + self._lease.beat_s
                 self._beat(client)
+
+    def _is_ending(self) -> bool:
+        return self._is_closed or (self._client is not None and self._client.is_over)
 
     def _is_relied_on(self) -> bool:
         return self._relied_on > 0 and self._is_connected

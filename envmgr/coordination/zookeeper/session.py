@@ -269,6 +269,9 @@ class Session(Link):
                 self._await_change(client, deadline)
             except kazoo_errors.KazooException as error:
                 raise self._translated(error, path) from error
+            except RuntimeError as error:  # kazoo does not understand the server any more; a new client follows
+                message = f"the connection to ZooKeeper failed while {path} was asked for: {error}"
+                raise self.unavailable(message, is_unknown=not may_repeat) from error
 
     def _connected_client(self, deadline: float) -> Client:
         self.check_usable()
