@@ -6,6 +6,7 @@ history and what its daemons said.
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 import time
@@ -13,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 
 from hosts.clusters import Cluster, missing
-from hosts.random_faults import Run
+from hosts.random_faults import Run, make_cluster
 
 from soaking.place import Violation
 
@@ -27,10 +28,10 @@ def soak(seed: int, seconds: float) -> tuple[int, Counter[str]]:
     if lacking is not None:
         raise Violation(f"the cluster cannot run here: it needs {lacking}")
     rounds, until = 0, time.monotonic() + seconds
-    with Cluster(HOSTS) as cluster:
+    with contextlib.ExitStack() as made:
+        cluster = make_cluster(lambda count: made.enter_context(Cluster(count)), HOSTS)
         run = Run(cluster, seed)
         try:
-            cluster.start()
             while not rounds or time.monotonic() < until:
                 run.round(min(_ROUND_S, max(1.0, until - time.monotonic())))
                 rounds += 1

@@ -30,7 +30,7 @@ from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
-from envmgr.errors import CoordinatorUnavailable
+from envmgr.errors import CoordinatorUnavailable, EnvironmentNotFound
 from envmgr.manager.context import SystemClock
 from envmgr.names import EnvName
 from envmgr.wire.cluster import Declaration, Manifest, decode
@@ -115,6 +115,7 @@ class Node:
         self.builds = Stop(self.orders.directory)
         # Another solve would show: each host finds another version of everything.
         self.orders.say("version", f"1.{len(cluster.nodes)}")
+        self._mount: list[str] = []
         self.daemon: Process | None = None
         self._heard: socket.socket
         self._runs = 0
@@ -137,6 +138,21 @@ class Node:
             **self.variables,
         }
         return {**found, **({"PYTHONPATH": os.environ["PYTHONPATH"]} if "PYTHONPATH" in os.environ else {})}
+
+    def share(self, directory: Path, *options: str) -> None:
+        """Have the store of a directory that other hosts mount, too, by a process of this host's own (bindfs)."""
+        self.root = directory
+        self.variables["STORE_SHARED"] = "1"
+        self._mount = ["bindfs", "--multithreaded", *options, str(directory), ROOT]
+        (self.host.disk / "settings.toml").unlink()
+        self.host.run(*self._mount)
+        self.configure(self._cluster.settings)
+
+    def boot(self) -> None:
+        """Switch the host on; its daemon does not run yet."""
+        self.host.boot()
+        if self._mount:
+            self.host.run(*self._mount)
 
     # ------------------------------------------------------------------------------------------------------ the daemon
 
@@ -371,14 +387,17 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
         return str(until(is_ready, lambda: f"{name}: {self._told(name)}", limit_s))
 
     def _told(self, name: EnvName) -> str:
-        rows = self._patiently(lambda: self.administration.show(name)).rows
+        try:
+            rows = self._patiently(lambda: self.administration.show(name)).rows
+        except EnvironmentNotFound:
+            rows = ()
         said = [f"{row.host} {row.state} {row.code} {row.message}" for row in rows]
         return "; ".join([*said, *(f"{node.name} has {node.digest(name)}" for node in self.nodes.values())])
 
     def wait_absent(self, name: EnvName, nodes: Iterable[Node] | None = None) -> None:
         """Wait until the hosts do not have an environment."""
         wanted = list(nodes or self.nodes.values())
-        until(lambda: all(node.digest(name) is None for node in wanted), lambda: f"{name} is still there")
+        until(lambda: all(node.digest(name) is None for node in wanted), lambda: f"still there: {self._told(name)}")
 
     # ---------------------------------------------------------------------------------------------- sessions, the tree
 

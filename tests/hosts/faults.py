@@ -35,7 +35,7 @@ def _start(_cluster: Cluster, node: Node) -> None:
 
 
 def _boot(_cluster: Cluster, node: Node) -> None:
-    node.host.boot()
+    node.boot()
     node.start()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import shutil
 import threading
 import time
 from collections import Counter
@@ -29,6 +30,18 @@ _PAUSE_S = (0.05, 0.6)
 _MOST_HARMED = 2
 _MOST_DECLARED = 6
 _NETWORK = frozenset({"cable", "mute", "deaf", "loss"})
+
+
+def make_cluster(make: Callable[[int], Cluster], count: int) -> Cluster:
+    """Make a cluster whose last two hosts share a store, where such can be mounted, and start its daemons."""
+    cluster = make(count)
+    if shutil.which("bindfs") is not None:
+        shared = cluster.network.directory / "shared"
+        shared.mkdir()
+        for node in list(cluster.nodes.values())[-2:]:
+            node.share(shared, "--enable-lock-forwarding")
+    cluster.start()
+    return cluster
 
 
 class Run:
@@ -61,6 +74,8 @@ class Run:
             self._let_go: 4, self._harm: 6, self._mend: 4, self._kill_server: 2, self._start_servers: 2,
         }  # fmt: skip
         pause = threading.Event()
+        if not self._declared:  # without any there is no cluster that hosts could join
+            self._declare()
         with self._leases:
             while time.monotonic() < end:
                 (act,) = self._chance.choices([*acts], [*acts.values()])

@@ -77,7 +77,7 @@ def test_a_host_that_was_down_during_the_removal(cluster: Cluster) -> None:
     cluster.wait_absent(name, others)
     assert down.digest(name) is not None
     assert cluster.administration.show(name).state == "absent"
-    down.host.boot()
+    down.boot()
     down.start()
     cluster.wait_absent(name)
     until(lambda: name not in {it.name for it in cluster.administration.status().environments}, "absent for ever")
@@ -96,7 +96,7 @@ def test_an_emptied_and_a_restored_tree(new_cluster: Callable[..., Cluster]) -> 
     cluster.wait_absent(again, others)
     with cluster.zookeeper() as client:
         kept = _export(client, _TREE)  # in which it is absent
-        down.host.boot()
+        down.boot()
         down.start()
         cluster.wait_absent(again)
         new = cluster.create("newer-than-the-copy")

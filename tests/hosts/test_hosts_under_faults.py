@@ -151,7 +151,7 @@ def test_everything_is_restarted_at_once(cluster: Cluster) -> None:
     cluster.servers.kill_all()
     let_go(*cluster.nodes.values())
     for node in cluster.nodes.values():
-        node.host.boot()
+        node.boot()
     cluster.start()
     cluster.start_servers()
     assert cluster.wait_ready(ready) == digest

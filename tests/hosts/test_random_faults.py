@@ -7,15 +7,13 @@ from collections.abc import Callable
 import pytest
 
 from hosts.clusters import Cluster
-from hosts.random_faults import Run
+from hosts.random_faults import Run, make_cluster
 
 pytestmark = pytest.mark.slow
 
 
 def test_a_seeded_run(new_cluster: Callable[..., Cluster]) -> None:
     """Whatever happens in a few rounds: afterwards every host is as it should be, and the history holds."""
-    cluster = new_cluster(4)
-    cluster.start()
-    run = Run(cluster, 20261)
+    run = Run(make_cluster(new_cluster, 4), 20261)
     run.rounds(20, round_s=7)
     assert run.did["declared"]

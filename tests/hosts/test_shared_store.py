@@ -21,11 +21,7 @@ def two_mounts(new_cluster: Callable[..., Cluster], *options: str) -> Cluster:
     directory = cluster.network.directory / "shared"
     directory.mkdir()
     for node in cluster.nodes.values():
-        (node.root / "settings.toml").unlink()
-        node.host.run("bindfs", "--multithreaded", *options, directory, "/var/lib/envmgr")
-        node.root = directory
-        node.variables["STORE_SHARED"] = "1"
-        node.configure(cluster.settings)
+        node.share(directory, *options)
     cluster.start()
     return cluster
 
