@@ -6,6 +6,7 @@ until fewer than so many nodes stand in ``places``, takes one there, and lets th
 hold it, in the order of arrival, only one waiter looks at the places, and each goes by its own number of them. ::
 
     claims/build/<store id>/<name>/<uuid>-0000000007        {"host": …, "pid": …, "at": …, "what": …}
+    claims/gates/<kind>@<…>                               who enters a queue that thousands may want to (`Claims.alone`)
     claims/rollout/<name>/gate/<uuid>-0000000003
     claims/rollout/<name>/places/<uuid>-0000000012
 
@@ -39,6 +40,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.debris import Debris
 from envmgr.coordination.zookeeper.holding import Claim, Contender, Holder, holder_of
 from envmgr.coordination.zookeeper.limit import Limit, Taken
@@ -150,6 +152,36 @@ class Claims:
                 while self._wait_for(node, contender, limit):
                     pass
                 return True
+
+    @contextlib.contextmanager
+    def alone(
+        self, path: str, *, deadline: Deadline | None = None, unreachable_s: float | None = None
+    ) -> Iterator[bool]:
+        """Be the only one who enters the queue of the claim at `path`, for the length of a block.
+
+        False: another one is just entering it, or was a moment ago; look again. It keeps the queue short when
+        thousands find it empty at the same moment, and excludes nobody: that is the claim's to do.
+        """
+        above, name = f"{tree.CLAIMS}/gates", path.removeprefix(f"{tree.CLAIMS}/").replace("/", "@")
+        limit = Limit(self._clock, path, deadline, None, unreachable_s)
+        is_alone = is_done = False
+        try:
+            with limit.answering(self._session):
+                try:
+                    self._session.create(f"{above}/{name}", is_ephemeral=True, timeout_s=limit.call_s())
+                    is_alone = True
+                except NodeExists:
+                    self._wait_for(f"{above}/{name}", Contender({}, None), limit)
+                is_done = True
+            yield is_alone
+        finally:
+            if is_alone or not is_done:
+                try:
+                    self._session.delete(f"{above}/{name}", timeout_s=_RELEASE_S)
+                except NoNode:
+                    pass
+                except EnvmgrError:
+                    self._debris.add(above, name)
 
     def _wait_for(self, node: str, contender: Contender, limit: Limit) -> bool:
         """Wait a while for a node to go; tell whether it is still there, as far as is known."""

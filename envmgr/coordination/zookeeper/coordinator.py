@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 SHORT_S = 2.0
 _AGAIN_S = 1.0
+_TRIES_ALONE = 3
 _SPREAD_S = 1.0
 """Over how long those who waited for a solve that came to nothing try for themselves."""
 
@@ -174,27 +175,31 @@ class ZookeeperCoordinator:
     ) -> Iterator[Solve | Found]:
         settings = self._settings_of()
         wait_s = settings.coordinator_wait_s
-        doing, path = f"solving {name}", tree.solve_claim(name, machine_class)
-        with _reached(), _told_to_wait(report, doing) as on_wait:
-            outwaited = self._outwait(name, machine_class, generation, deadline, on_wait, is_retry=is_retry)
-        if outwaited is not None:
-            yield Found(outwaited)
-            return
+        path, what = tree.solve_claim(name, machine_class), f"solve of {name}"
         with contextlib.ExitStack() as held:
             with _reached():
-                with _told_to_wait(report, doing) as on_wait:
-                    claim = held.enter_context(
-                        self.claims.acquire(
-                            path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=f"solve of {name}"
-                        )
+                with _told_to_wait(report, f"solving {name}") as on_wait, contextlib.ExitStack() as entering:
+                    found = self._outwait(
+                        name, machine_class, generation, deadline, on_wait, entering, is_retry=is_retry
                     )
-                found = self._published(name, machine_class, generation, wait_s)
+                    claim = None
+                    if found is None:
+                        claim = held.enter_context(
+                            self.claims.acquire(
+                                path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=what
+                            )
+                        )
+                if claim is not None:
+                    found = self._published(name, machine_class, generation, wait_s)
                 if found is None:
                     self._check_failure(name, machine_class, generation, is_retry=is_retry)
-            archives = self._siblings.own
-            solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s, archives)
-            with _watched(solve, self.session, settings.solve_stall_s):
-                yield solve
+            if claim is not None:
+                archives = self._siblings.own
+                solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s, archives)
+                with _watched(solve, self.session, settings.solve_stall_s):
+                    yield solve
+            elif found is not None:
+                yield Found(found)
 
     def _outwait(
         self,
@@ -203,15 +208,24 @@ class ZookeeperCoordinator:
         generation: int,
         deadline: Deadline,
         on_wait: Callable[[str], None],
+        entering: contextlib.ExitStack,
         *,
         is_retry: bool,
     ) -> PublishedLockfile | None:
         """Wait for what the holder of the claim makes, if somebody holds it, without standing in its queue.
 
-        ``None``: nobody holds it, and there is nothing. Raises as `solving`.
+        ``None``: nobody holds it, there is nothing, and until `entering` ends nobody else enters the queue, or hardly
+        anybody. Raises as `solving`.
         """
+        tries = 0
         path, wait_s = tree.solve_claim(name, machine_class), self._settings_of().coordinator_wait_s
-        while self.claims.outwait(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait):
+        while True:
+            if not self.claims.outwait(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait):
+                tries += 1
+                is_alone = entering.enter_context(self.claims.alone(path, deadline=deadline, unreachable_s=wait_s))
+                if is_alone or tries > _TRIES_ALONE:
+                    return None
+                continue
             found = self._published(name, machine_class, generation, wait_s)
             if found is not None:
                 return found
@@ -219,7 +233,6 @@ class ZookeeperCoordinator:
                 self._check_failure(name, machine_class, generation, is_retry=False)
             # Its holder went without a result: one of those who waited is next, and not all ask at once.
             time.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311 - no secret
-        return None
 
     def _published(self, name: EnvName, machine_class: str, generation: int, wait_s: float) -> PublishedLockfile | None:
         found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)

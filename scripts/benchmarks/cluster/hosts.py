@@ -260,12 +260,19 @@ class SimulatedHost:
 
     async def _solve(self, name: str) -> None:
         """Wait for who solves, outside the queue; or be the one."""
-        while await self._outwait(name, paths.solve_claim(name, CLASS)):
-            await self._session.sync()
-            if await self._published(name):
-                return
-            await asyncio.sleep(_between(0.0, 1.0))
-        async with self._claim(paths.solve_claim(name, CLASS)) as claim:
+        path = paths.solve_claim(name, CLASS)
+        gate = f"{paths.CLAIMS}/gates/{path.removeprefix(paths.CLAIMS + '/').replace('/', '@')}"
+        while True:
+            if await self._outwait(name, path):
+                await self._session.sync()
+                if await self._published(name):
+                    return
+                await asyncio.sleep(_between(0.0, 1.0))
+            elif await self._session.create(gate, flags=jute.EPHEMERAL) is not None:
+                break
+            else:
+                await self._gone(gate)
+        async with self._claim(path, gate) as claim:
             await self._session.sync()
             if await self._published(name):
                 return
@@ -309,7 +316,7 @@ class SimulatedHost:
     # ------------------------------------------------------------------------------------------------------ the claims
 
     @contextlib.asynccontextmanager
-    async def _claim(self, path: str) -> AsyncIterator[str]:
+    async def _claim(self, path: str, gate: str | None = None) -> AsyncIterator[str]:
         async with self._relying():
             record = {"host": self.name, "pid": 1000, "at": time.time(), "what": f"build of {path[-20:]}"}
             data, mark = json.dumps(record).encode(), uuid.uuid4().hex
@@ -318,6 +325,8 @@ class SimulatedHost:
                 raise BenchError(f"{path} has two contenders of one name")
             await self._stand(path, made)
             await self._session.sync(path)
+            if gate is not None:
+                await self._session.delete(gate)
             try:
                 yield made.path
             finally:
@@ -343,15 +352,19 @@ class SimulatedHost:
         queue = sorted(await self._session.children(path), key=lambda node: node[-10:])
         if not queue:
             return False
-        while True:
-            gone = asyncio.Event()
-            if await self._session.get(f"{path}/{queue[0]}", gone.set) is None:
-                return True
-            self._phases[name] = "wait"
+        self._phases[name] = "wait"
+        await self._gone(f"{path}/{queue[0]}")
+        self._phases[name] = ""
+        return True
+
+    async def _gone(self, node: str) -> None:
+        """Wait until a node is gone."""
+        gone = asyncio.Event()
+        while await self._session.get(node, gone.set) is not None:
             await gone.wait()
-            self._phases[name] = ""
-            if await self._session.get(f"{path}/{queue[0]}") is None:
-                return True
+            if await self._session.get(node) is None:
+                return
+            gone.clear()
 
     async def _release(self, path: str, node: str) -> None:
         await self._session.delete(node)
