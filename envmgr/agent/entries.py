@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from envmgr.errors import EnvmgrError, NoSpace
+from envmgr.errors import EnvmgrError, NoSpace, UnsuitableFilesystem
 from envmgr.wire.cluster import EnvironmentStatus, EnvState
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from envmgr.ports import Clock
 
 _LONGEST_MESSAGE = 1000
+_PASSING = (NoSpace, UnsuitableFilesystem)
+"""Permanent for who asks, but not for a host: its disk is collected; of the hosts of a shared store one has just gone
+down, whose lock looks as if it did not exclude, or one comes that shows that locks hold."""
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ class Entry:
     def fail(self, job: Job, error: EnvmgrError, clock: Clock, back_off_s: Callable[[int], float]) -> None:
         """Note how a try failed, and when there may be another one."""
         attempts = self.status.attempts
-        is_passing = error.is_transient or isinstance(error, NoSpace)
+        is_passing = error.is_transient or isinstance(error, _PASSING)
         pause_s = back_off_s(attempts) if is_passing else None
         self.failed = Failed(
             error,

@@ -77,6 +77,18 @@ def test_a_lease_on_one_host_is_respected_on_the_other(sound: Cluster) -> None:
     sound.prove_rest()
 
 
+def test_a_removal_while_the_other_host_goes_down(sound: Cluster) -> None:
+    """A dead host's lock looks as if it did not exclude, until its session ends: the removal is tried again."""
+    name = sound.create("outlives-a-host")
+    sound.wait_ready(name)
+    dead, other = sound.nodes.values()
+    dead.kill()
+    sound.remove(name)
+    until(lambda: other.digest(name) is None, lambda: sound.administration.why(name, other.name))
+    dead.start()
+    sound.prove_rest()
+
+
 def test_a_store_whose_locks_do_not_hold(new_cluster: Callable[..., Cluster]) -> None:
     """Where flock ends at the mount, building works, since claims exclude; nothing that may be in use is deleted."""
     cluster = two_mounts(new_cluster)
