@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 from coordination.polling import fork, until
 from kazoo.client import KazooClient
+from kazoo.protocol.serialization import ReplyHeader
 from link_proxy import LinkProxy
 from zookeeper_servers import Servers
 
@@ -372,15 +373,24 @@ class TestSessions:
         assert session.create("/v1/again").version == 0
 
     def test_an_answer_that_kazoo_does_not_understand_is_an_error_of_ours(self, session: Session) -> None:
-        """kazoo's thread ends over it; the call raises our error, and the next one works, in a new session."""
+        """kazoo's trap: its thread ends over it. Here the connection is made again, and the session goes on."""
         client = session._client
         assert client is not None
         session.create("/v1")
         client._pending.append((None, None, 0))  # as if a request had been sent whose answer never comes
         with pytest.raises(CoordinatorUnavailable):
             session.put("/v1", b"", timeout_s=5)
-        until(lambda: session.epoch == 2 and session.is_connected)
-        assert session.get("/v1") is not None
+        assert session.get("/v1", timeout_s=10) is not None
+        assert session.epoch == 1
+
+    def test_a_late_answer_of_the_connection_before_is_nobodys(self, session: Session) -> None:
+        """A server sends it after the connection was made again; it answers no request of ours."""
+        client = session._client
+        assert client is not None
+        session.create("/v1")
+        stale = ReplyHeader(client._connection._xid - 1, 0, 0)
+        assert client._connection._read_response(stale, b"", 0) is None
+        assert session.put("/v1", b"").version == 1
 
     def test_a_child_made_by_fork_cannot_use_it_and_harms_nothing(self, session: Session) -> None:
         """kazoo's trap: the child sees a connection, and every call hangs. Here each raises at once."""

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import WriterNotClosedException
+from kazoo.exceptions import ConnectionDropped, WriterNotClosedException
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionHandler
 
@@ -109,7 +109,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
     def _connect(self, host: str, hostip: str, port: int) -> Any:
         self._pings.clear()
         # kazoo counts its requests from 1 again with each connection. A server tells by session and number which
-        # request was committed, so that one of the connection before, late, would be taken for one of this.
+        # request was committed, and what was asked for on the connection before, and is committed late, would be the
+        # answer to a request on this one.
         self._xid = self._last_xid
         before = boot_time()
         timeouts = super()._connect(host, hostip, port)
@@ -125,6 +126,15 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
     def _send_ping(self, connect_timeout: float) -> None:
         self._pings.append(boot_time())
         super()._send_ping(connect_timeout)
+
+    def _read_response(self, header: Any, buffer: Any, offset: int) -> Any:
+        pending = self.client._pending  # noqa: SLF001 - its subclass
+        expected = pending[0][2] if pending else self._last_xid + 1
+        if header.xid < expected:
+            return None  # such a late answer; nobody waits for it any more
+        if header.xid > expected:
+            raise ConnectionDropped(f"answer {header.xid} where {expected} was expected")
+        return super()._read_response(header, buffer, offset)
 
     def _read_header(self, timeout: float) -> Any:
         answer = super()._read_header(timeout)
