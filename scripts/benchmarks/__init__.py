@@ -8,6 +8,7 @@ Bottom up:
 - `throttle`: a channel over HTTP that sends slowly.
 - `starting`, `creating`, `sharing`, `serving`: what is measured, by what it costs: starts of processes; builds; many at
   once; the daemon.
+- `cluster`: many hosts under ZooKeeper; ``--plot`` draws how their costs grow.
 - `report`: the tables and the JSON.
 
 How it is measured. What is compared is run in turn, one of each in a round, the first one changing with the round; the
