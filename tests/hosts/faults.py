@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from hosts.clusters import Cluster, Node
+from hosts.clusters import Cluster
+from hosts.nodes import Node
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,8 +22,9 @@ from fakes.worlds import spec_of
 
 from envmgr.errors import EnvmgrError
 from envmgr.names import EnvName
-from hosts.clusters import Cluster, Node
+from hosts.clusters import Cluster
 from hosts.faults import HOST_FAULTS
+from hosts.nodes import Node
 
 SETTLE_S = 90.0
 _PAUSE_S = (0.05, 0.6)

@@ -11,7 +11,8 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import NoNodeError
 
 from envmgr.names import EnvName
-from hosts.clusters import Cluster, Node, until
+from hosts.clusters import Cluster
+from hosts.nodes import Node, until
 
 pytestmark = pytest.mark.slow
 _TREE = "/envmgr"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hosts.clusters import Cluster, Node, until
+from hosts.clusters import Cluster
 from hosts.faults import HOST_FAULTS
+from hosts.nodes import Node, until
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,8 @@ import pytest
 from fakes.worlds import spec_of
 
 from hosts import history
-from hosts.clusters import Cluster, Node, until
+from hosts.clusters import Cluster
+from hosts.nodes import Node, until
 
 pytestmark = pytest.mark.slow
 

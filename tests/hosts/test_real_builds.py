@@ -14,7 +14,8 @@ from urllib.request import url2pathname
 
 import pytest
 
-from hosts.clusters import Cluster, Node
+from hosts.clusters import Cluster
+from hosts.nodes import Node
 
 pytestmark = [pytest.mark.slow, pytest.mark.main_job]
 _SPEC = b"name: rich\ndependencies:\n  - python\n  - rich\n"

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from fakes.worlds import spec_of
 
-from hosts.clusters import Cluster, Node, until
+from hosts.clusters import Cluster
+from hosts.nodes import Node, until
 
 pytestmark = pytest.mark.slow
 
