@@ -89,6 +89,9 @@ class SimulatedHost:
             self.joined.set()
             pause_s = _between(0.0, self._interval_s)  # as if they had been there for long: the passes are spread
             while True:
+                for failed in [build for build in self._builds if build.done()]:
+                    self._builds.discard(failed)
+                    failed.result()
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._change.wait(), pause_s)
                     longest = min(agent.LONGEST_JITTER_S, self._hosts * agent.JITTER_PER_HOST_S)
@@ -102,6 +105,13 @@ class SimulatedHost:
         if name not in self.ready:
             self._awaited[name] = asyncio.Event()
             await self._awaited[name].wait()
+
+    def _ended(self, build: asyncio.Task[None]) -> None:
+        """Let a build that failed end this host."""
+        if build.cancelled() or build.exception() is None:
+            self._builds.discard(build)
+        else:
+            self._change.set()
 
     async def _end_builds(self) -> None:
         for build in self._builds:
@@ -162,7 +172,7 @@ class SimulatedHost:
             self._phases[intent.name] = ""
             build = asyncio.create_task(self._make(intent))
             self._builds.add(build)
-            build.add_done_callback(self._builds.discard)
+            build.add_done_callback(self._ended)
         await self._tell()
 
     async def _read_revision(self) -> Revision:
