@@ -177,6 +177,9 @@ class Agent:
             self._woken.notify_all()
         if self._thread is not None:
             self._thread.join(_END_S)
+            if self._thread.is_alive():  # it waits for an answer, which we would wait for, too
+                _log.warning("this host left its cluster without a word: ZooKeeper does not answer")
+                return
         if self._session.is_connected and self._membership.has_joined and self._refused is None:
             self._act()  # to see how what ran has ended
             try:
@@ -266,6 +269,8 @@ class Agent:
                 return []
             if not self._be_there():
                 return [] if self._membership.due is None else [self._membership.due]
+        else:
+            self._put_off(now)
         if self._refused is not None or self._wanted.cluster is None or self._membership.is_pushed_aside:
             return []
         if self._session.is_connected and not self._wanted.present().keys() <= self._hands.published().keys():
@@ -286,6 +291,14 @@ class Agent:
                 self._neighbours.sweep(self._membership.identity.host, self._wanted.absent())
         return due
 
+    def _put_off(self, now: float) -> None:
+        """Look when the connection is back, of which we hear, and not before: the time for it may have come already."""
+        interval_s = self._settings_of().agent_interval_s
+        with self._woken:
+            # The session is connected before anybody hears of it, so what is heard from now on is not overwritten.
+            if self._look_at <= now and not self._session.is_connected:
+                self._look_at = now + interval_s
+
     def _act(self) -> None:
         """Do what is wanted, as far as it may be done; what cannot be remembered on a full disk is not begun."""
         try:
@@ -303,21 +316,22 @@ class Agent:
         labels = dict(self._settings_of().host_labels)
         if labels != self._wanted.labels:
             self._wanted = replace(self._wanted, labels=labels)
-        # Read before the rest: a session that comes meanwhile is looked at with the next turn.
-        epoch = self._session.epoch
+        # Read before the rest: a session that comes meanwhile is looked at with the next turn. So is what fails here.
+        epoch, self._epoch = self._session.epoch, -1
         self._wanted = self._wanted.refresh(self._session, watch=self._hint)
         self._refused = None
         self._epoch = epoch
         cluster = self._wanted.cluster
         if cluster is None:
             return
+        is_kept = True
         try:
             self._reconciler.meet(cluster)
         except OSError as error:
-            self._trouble = str(error)
+            self._trouble, is_kept = str(error), False
         self._coordinator.classes(cluster.classes)
         self._coordinator.declared({name: intent.lock_generation for name, intent in self._wanted.present().items()})
-        if cluster.settings != self._shared:
+        if is_kept and cluster.settings != self._shared:  # they are read from where they are remembered
             self._share_problems = self._hands.share(cluster.settings)
             self._shared = cluster.settings
 

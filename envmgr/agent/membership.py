@@ -134,7 +134,10 @@ class Membership:
                 self._delete(path, node)
             else:
                 if other != wanted:
-                    self._tree.put(path, encode(wanted), version=node.version)
+                    try:
+                        self._tree.put(path, encode(wanted), version=node.version)
+                    except (NoNode, BadVersion):  # somebody was here in between: look again
+                        return False
                 self._joined(wanted)
                 return True
         else:

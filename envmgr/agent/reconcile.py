@@ -85,6 +85,7 @@ class Reconciler:
         self._epoch = 0
         self._heal = memory.heal
         self._is_leaving = False
+        self._passed_at = clock.monotonic()
         self._alias_problems: tuple[str, ...] = ()
 
     # --------------------------------------------------------------------------------------------- what others may ask
@@ -110,13 +111,16 @@ class Reconciler:
         self._is_leaving = True
 
     def next_at(self) -> float | None:
-        """Return when something is to be tried again, by the monotonic clock."""
+        """Return when something is to be tried again, by the monotonic clock.
+
+        What was due in the last pass and was not begun waits for something else, whose end wakes the agent.
+        """
         moments = [
             entry.failed.retry_at
             for entry in self._all()
             if entry.job is None and entry.failed is not None and entry.failed.retry_at is not None
         ]
-        return min(moments, default=None)
+        return min((moment for moment in moments if moment > self._passed_at), default=None)
 
     def _all(self) -> tuple[Entry, ...]:
         return (*self._entries.values(), *self._own.values())
@@ -132,6 +136,7 @@ class Reconciler:
         if wanted.cluster is None:
             return
         self._wanted, self._epoch, self._heal = wanted, epoch, wanted.cluster.heal
+        self._passed_at = self._clock.monotonic()
         self._end_removals()
         for entry in self._all():
             self._note_end(entry)
@@ -255,7 +260,10 @@ class Reconciler:
 
     def _begin(self, entry: Entry, intent: Intent, kind: Kind) -> None:
         name, retries = EnvName(intent.name), self._retries(intent)
-        is_retry = entry.failed is not None and retries > entry.failed.retries
+        # What is remembered here of the last try says nothing of a new generation.
+        is_retry = entry.failed is not None and (
+            retries > entry.failed.retries or intent.lock_generation > entry.failed.lock_generation
+        )
         job = Job(name, kind, intent.generation, intent.lock_generation, retries, is_waiting=intent.max_parallel > 0)
 
         def work() -> None:

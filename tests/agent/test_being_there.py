@@ -241,6 +241,51 @@ def test_a_host_whose_disk_is_full_still_says_so() -> None:
     assert world.told.problem is None
 
 
+def test_settings_that_could_not_be_remembered_are_shared_later() -> None:
+    """They are read from where the host remembers them, so they count once its disk has room again."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.is_full = True
+    world.admin.change_settings({"channel_priority": "flexible"}, None)
+    world.turn()
+    assert "channel_priority" not in world.hands.shared
+    world.is_full = False
+    world.turn()
+    assert world.hands.shared == {"channel_priority": "flexible"}
+
+
+def test_without_zookeeper_it_sleeps() -> None:
+    """A pass that is due is not tried without end while nobody answers; it comes at once with the connection."""
+    world = World()
+    world.session.is_connected = False
+    world.clock.now += 1000
+    assert world.agent.turn() > world.clock.monotonic() + 1
+    world.agent.look_soon()
+    assert world.agent.turn() > world.clock.monotonic() + 1
+    name = world.declare("numpy")
+    world.session.is_connected = True
+    world.agent.look_soon()
+    world.turn(0)
+    world.jobs.run()
+    assert name in world.hands.builds
+
+
+def test_a_look_that_nobody_answered_is_repeated_soon() -> None:
+    """What a watch has told of is not left until the next full pass because one call found no answer."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    name = world.declare("scipy")
+    world.agent.look_soon()
+    world.session.is_silent = True
+    assert world.agent.turn() <= world.clock.monotonic() + 5
+    world.session.is_silent = False
+    world.turn(5.0)
+    world.jobs.run()
+    assert name in world.hands.builds
+
+
 def test_progress_is_there_while_something_builds() -> None:
     """Phase and percentage of each build are told while it runs, in an ephemeral node, which goes with the last."""
     world = World()

@@ -8,7 +8,7 @@ from agent.worlds import World
 
 from envmgr.agent.memory import Memory
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import BuildFailed, NetworkError, NoSpace
+from envmgr.errors import BuildFailed, NetworkError, NoSpace, Unsatisfiable
 from envmgr.wire.cluster import Cluster, Declaration, Intent, decode, encode
 
 
@@ -269,6 +269,25 @@ def test_a_cordoned_host_begins_nothing_new() -> None:
     assert world.state(name).state == "ready"
 
 
+def test_what_may_not_begin_yet_is_not_looked_at_without_end() -> None:
+    """A try that is due while the host may not begin one waits for what keeps it, and the agent sleeps meanwhile."""
+    world = World(max_builds="1")
+    name = world.declare("numpy")
+    world.hands.fails[name] = NetworkError("the mirror is away")
+    world.turn()
+    world.jobs.run()
+    world.turn()
+    other = world.declare("scipy")
+    world.turn(0)
+    world.agent.look_soon()
+    world.turn(0)
+    assert [job.name for job, _ in world.jobs.begun] == [other]
+    world.clock.now += 15
+    world.agent.turn()
+    assert world.agent._reconciler.next_at() is None
+    assert world.agent.turn() > world.clock.monotonic()
+
+
 def test_what_is_not_wanted_any_more_is_ended() -> None:
     """A build of an environment that was removed meanwhile is told to stop; then it is taken away."""
     world = World()
@@ -314,6 +333,19 @@ def test_relock_brings_every_build_to_the_new_generation() -> None:
         assert told.lock_generation == generation
     assert world.hands.take_done() == ["make", "align", "align"]
     assert world.coordinator.names == {name: 3}
+
+
+def test_a_relock_is_a_new_try_of_what_could_not_be_made() -> None:
+    """A new generation is tried at once, whatever the host remembers of how the one before failed."""
+    world = World()
+    name = world.declare("numpy")
+    world.hands.fails[name] = Unsatisfiable("no numpy")
+    world.settle()
+    assert world.state(name).state == "failed"
+    world.hands.fails.clear()
+    world.admin.relock(name)
+    world.settle()
+    assert (world.state(name).state, world.hands.retried) == ("ready", [name])
 
 
 def test_drift_is_shown_and_healed_when_asked_for() -> None:

@@ -22,6 +22,7 @@ from envmgr.agent.jobs import Job, attempt
 from envmgr.agent.memory import Memory
 from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Node
 from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
 from envmgr.events import Reporter
 from envmgr.model import Spec
@@ -47,7 +48,14 @@ class Session(FakeTree):
         super().__init__(servers, inner._session)
         self.is_connected = True
         self.epoch = 1
+        self.is_silent = False
+        """Whether no call is answered, although the connection stands."""
         self.listeners: list[Callable[[str], None]] = []
+
+    def get(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = 5.0) -> Node | None:
+        if self.is_silent:
+            raise CoordinatorUnavailable(f"ZooKeeper does not answer about {path}")
+        return super().get(path, watch=watch, timeout_s=timeout_s)
 
     @property
     def session_id(self) -> int:
