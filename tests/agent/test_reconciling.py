@@ -343,6 +343,7 @@ def test_a_relock_is_a_new_try_of_what_could_not_be_made() -> None:
     world.settle()
     assert world.state(name).state == "failed"
     world.hands.fails.clear()
+    world.solve(name, 1, "first")
     world.admin.relock(name)
     world.settle()
     assert (world.state(name).state, world.hands.retried) == ("ready", [name])
