@@ -3,30 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from envmgr import codec
 from envmgr.errors import InvalidSpec, LockfileTooLarge, NameCollision
 from envmgr.model import Spec
-from envmgr.names import name_of_digest
-from envmgr.wire.cluster import LARGEST_NODE_BYTES, Intent, encode
+from envmgr.spec import parse, reader_of
+from envmgr.wire.cluster import LARGEST_NODE_BYTES, LARGEST_TEXT_BYTES, Intent, encode
 
 if TYPE_CHECKING:
     from envmgr.wire.cluster import Declaration
 
 
 def checked_spec(document: Mapping[str, object]) -> Spec:
-    """Return the spec of an intent; raises `InvalidSpec` unless its name follows from its text."""
+    """Return the spec of an intent, read anew from its text; raises `InvalidSpec` unless that gives the very same.
+
+    Who wrote the tree may have put other requirements beside an honest canonical text: what is built under a name is
+    what the name says.
+    """
     try:
-        spec = codec.load(Spec, _json(document))
+        found = codec.load(Spec, _json(document))
     except ValueError as error:
         raise InvalidSpec(f"the declared spec is damaged: {error}") from error
-    digest = hashlib.sha256(spec.canonical_text.encode()).hexdigest()
-    if spec.digest != digest or spec.name != name_of_digest(digest):
-        raise InvalidSpec(f"the declared spec is not that of {spec.name}")
-    return spec
+    read = parse(found.source_text, source="the declared spec", read_include=reader_of(dict(found.includes)))
+    if read != found:
+        raise InvalidSpec(f"the declared spec is not that of {found.name}: its text is that of {read.name}")
+    return read
 
 
 def with_declaration(old: Intent | None, spec: Spec, declaration: Declaration, max_parallel: int) -> Intent:
@@ -53,12 +57,13 @@ def is_same(old: Intent, new: Intent) -> bool:
 
 def check_size(intent: Intent) -> None:
     """Raise what is to be said of a spec that does not fit into one node."""
-    size = len(encode(intent))
-    if size <= LARGEST_NODE_BYTES:
+    data = encode(intent)
+    size = len(data)
+    if size <= LARGEST_NODE_BYTES and len(zlib.decompress(data)) <= LARGEST_TEXT_BYTES:
         return
     message = (
-        f"the spec of {intent.name} has {size} bytes, compressed; a node of ZooKeeper takes {LARGEST_NODE_BYTES}, "
-        "so it cannot be declared"
+        f"the spec of {intent.name} has {size} bytes, compressed; a node of ZooKeeper takes {LARGEST_NODE_BYTES} "
+        f"with {LARGEST_TEXT_BYTES} bytes of text, so it cannot be declared"
     )
     if intent.spec.get("is_lockfile"):
         raise LockfileTooLarge(message, hint="declare the spec that the lockfile was solved from")

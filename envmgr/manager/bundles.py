@@ -32,12 +32,12 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from envmgr import codec, fsio, lockfile
-from envmgr.errors import Corrupt, EnvironmentNotFound, LockfileMismatch, PolicyRefused, UsageError
+from envmgr.errors import Corrupt, EnvironmentNotFound, InvalidSpec, LockfileMismatch, PolicyRefused, UsageError
 from envmgr.events import counted, ignore
 from envmgr.fsio import Step
 from envmgr.manager.waiting import TimeLimit, locked
 from envmgr.model import LockedPackage, Spec
-from envmgr.names import name_of_digest
+from envmgr.spec import parse, reader_of
 from envmgr.store import cache, publication, records
 from envmgr.version import __version__
 
@@ -263,9 +263,13 @@ def _read_manifest(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> Mani
 def _check(context: Context, it: Bundled, archives: Mapping[str, int]) -> None:
     """Raise unless the spec has its name, the lockfile its archives, and nothing else is in force."""
     name = it.spec.name
-    digest = hashlib.sha256(it.spec.canonical_text.encode()).hexdigest()
-    if it.spec.digest != digest or name_of_digest(digest) != name:
-        raise Corrupt(f"the bundle's spec of {name} is not that of this name")
+    # Read anew: other requirements may stand beside an honest canonical text.
+    try:
+        is_true = parse(it.spec.source_text, read_include=reader_of(dict(it.spec.includes))) == it.spec
+    except InvalidSpec:
+        is_true = False
+    if not is_true:
+        raise Corrupt(f"the bundle's spec of {name!r} is not that of this name")
     if it.subdir != context.settings.subdir or not _is_class(it):
         raise Corrupt(f"the bundle's lockfile of {name} is for {it.machine_class!r}, not for this machine")
     if not _packages(it).keys() <= archives.keys():
@@ -295,7 +299,9 @@ def _digest(text: str, it: Bundled) -> str:
 def _take(context: Context, tar: tarfile.TarFile, member: tarfile.TarInfo, archives: Mapping[str, int]) -> str:
     """Put one archive into the cache and return its sha256; `Corrupt` for any other member."""
     sha256 = member.name.removeprefix(_ARCHIVES)
-    source = tar.extractfile(member) if member.isreg() and member.name == _ARCHIVES + sha256 else None
+    # One with holes could be any size on disk, however small the bundle.
+    is_archive = member.isreg() and not member.issparse() and member.name == _ARCHIVES + sha256
+    source = tar.extractfile(member) if is_archive else None
     if source is None or archives.get(sha256) != member.size:
         raise Corrupt(f"the bundle has a member that does not belong into it: {member.name!r}")
     target = _archive(context, sha256)

@@ -86,9 +86,27 @@ def damaged(members: list[Member]) -> list[Member]:
 
 def other_spec(members: list[Member]) -> list[Member]:
     """Give the spec's text to another name."""
-    member, data = members[0]
-    document = json.loads(data)
+    document = json.loads(members[0][1])
     document["environments"][0]["spec"]["canonical_text"] += "x"
+    return rewritten_manifest(members, document)
+
+
+def other_requirements(members: list[Member]) -> list[Member]:
+    """Leave the canonical text, and have something else built."""
+    document = json.loads(members[0][1])
+    document["environments"][0]["spec"]["variables"] = [["EVIL", "1"]]
+    return rewritten_manifest(members, document)
+
+
+def sparse(members: list[Member]) -> list[Member]:
+    """Let the last archive be one with holes, in the words of GNU tar."""
+    member, data = members[-1]
+    member.pax_headers = {"GNU.sparse.size": str(len(data)), "GNU.sparse.map": f"0,{len(data)}"}
+    return [*members[:-1], (member, data)]
+
+
+def rewritten_manifest(members: list[Member], document: object) -> list[Member]:
+    member, _ = members[0]
     changed = json.dumps(document).encode()
     member.size = len(changed)
     return [(member, changed), *members[1:]]
@@ -99,6 +117,8 @@ def other_spec(members: list[Member]) -> list[Member]:
     [
         damaged,
         other_spec,
+        other_requirements,
+        sparse,
         added("../../envs/evil"),
         added("/etc/evil"),
         added("archives/" + "0" * 64, tarfile.SYMTYPE, "/etc/passwd"),
@@ -107,7 +127,19 @@ def other_spec(members: list[Member]) -> list[Member]:
         lambda members: members[1:],
         lambda _members: [],
     ],
-    ids=["damaged", "spec", "upwards", "absolute", "link", "foreign", "lacking", "headless", "empty"],
+    ids=[
+        "damaged",
+        "spec",
+        "requirements",
+        "sparse",
+        "upwards",
+        "absolute",
+        "link",
+        "foreign",
+        "lacking",
+        "headless",
+        "empty",
+    ],
 )
 def test_what_is_no_whole_bundle(
     made: tuple[Host, Path, Path], island: Host, tmp_path: Path, change: Callable[[list[Member]], list[Member]]
