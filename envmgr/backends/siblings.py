@@ -98,8 +98,9 @@ class Siblings:
         self, sharing: Sharing, name: str, machine_class: str, *, is_solving: bool, parallel: int, report: Reporter
     ) -> None:
         self._own = sharing.own
-        self._solver = sharing.solver if sharing.solver != sharing.own else None
-        others = set(sharing.others) - {sharing.own}
+        solver = sharing.solver
+        self._solver = solver if solver is not None and solver != sharing.own and wire.is_url(solver) else None
+        others = set(filter(wire.is_url, sharing.others)) - {sharing.own}
         self._ranked = (*others, *filter(None, [sharing.own]))
         self._siblings = {url: _Sibling(url) for url in (*others, *filter(None, [self._solver]))}
         self._name = name

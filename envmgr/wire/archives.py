@@ -17,9 +17,21 @@ a network in which that may be known.
 
 from __future__ import annotations
 
+import re
 from urllib.parse import quote
 
 PROGRESS = "Envmgr-Progress"
+_HOST = r"[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,64}(?:%[A-Za-z0-9._-]{1,32})?\]"
+_URL = re.compile(rf"http://(?:{_HOST}):[0-9]{{1,5}}", re.ASCII)
+
+
+def is_url(url: str) -> bool:
+    """Tell whether this is where a host may give archives: a host and a port, and nothing that chooses what is asked.
+
+    Any host of the cluster can write such URLs; with a path of his own, or the way of another protocol, he could have
+    the others ask their neighbours for what he likes.
+    """
+    return _URL.fullmatch(url) is not None
 
 
 def target(sha256: str, name: str, machine_class: str) -> str:

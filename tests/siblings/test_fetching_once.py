@@ -29,6 +29,7 @@ from sibling_hosts import (
 from envmgr.backends.siblings import rank
 from envmgr.backends.transfers import Sink
 from envmgr.model import LockedPackage
+from envmgr.wire.archives import is_url
 
 MOST_S = 8.0
 """What a build with a few bad siblings may take; each waits at most `WAIT_S` or the time of a connection."""
@@ -264,6 +265,18 @@ def test_what_is_no_answer_is_survived(host: SharingHost, channel: Channel, answ
         assert time.monotonic() - began < MOST_S
         assert len(strange.asked) <= 2 * len(wanted)
     assert {channel.fetched[one.url] for one in wanted} == {1}
+
+
+def test_a_host_is_asked_for_archives_only(host: SharingHost, channel: Channel) -> None:
+    """No URL that another host gives chooses what is asked: with a path, a user or another scheme it is no host's."""
+    with scripted(lambda _target, connection: connection.sendall(b"HTTP/1.1 404 no\r\n\r\n")) as strange:
+        place = strange.url.removeprefix("http://")
+        wanted = ranked_before(host, channel, strange.url)
+        for other in (f"{strange.url}/admin", f"http://u:p@{place}", f"https://{place}", f"{strange.url}?x="):
+            host.build(wanted, [other])
+        assert not strange.asked
+        for url in (strange.url, "http://[::1]:80", "http://[fe80::1%eth0]:7000", "http://node-1.x:1"):
+            assert is_url(url)
 
 
 def test_urls_that_are_none_are_dead_hosts(host: SharingHost, channel: Channel) -> None:
