@@ -30,6 +30,7 @@ PAUSE_S = 2.0
 BURST = 3
 PROGRESS_S = 2.0
 _SHORT = 80
+_LONGEST_PROBLEM = 2000
 
 
 class StatusWriter:
@@ -101,7 +102,10 @@ class StatusWriter:
         path = paths.status(self.host)
         data = encode(status)
         if len(data) > LARGEST_NODE_BYTES:
-            data = encode(replace(status, environments=tuple(map(_shortened, status.environments))))
+            environments = tuple(map(_shortened, status.environments))
+            # The words may be of a tree that somebody else damaged: they silence no host.
+            problem = None if status.problem is None else status.problem[:_LONGEST_PROBLEM]
+            data = encode(replace(status, environments=environments, problem=problem))
         for _ in range(3):  # an earlier instance of this host writes a last time
             if not self._is_read:
                 node = self._tree.get(path)

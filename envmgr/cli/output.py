@@ -113,7 +113,10 @@ def size(size_bytes: int | None) -> str:
 
 def moment(at: float | None) -> str:
     """Return a time as RFC 3339 in UTC."""
-    return "-" if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    try:
+        return "-" if at is None else time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
+    except (OverflowError, ValueError, OSError):  # another host may say anything
+        return "-"
 
 
 def not_before(at: float | None, now: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from envmgr.cluster.intent import intent_of
 from envmgr.cluster.statuses import Statuses
 from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
@@ -58,7 +59,7 @@ def _absent(tree: Tree, name: EnvName) -> Intent | None:
     """Return the intent if it is one that is ``absent``."""
     node = tree.get(paths.intent(name))
     try:
-        intent = None if node is None else decode(Intent, node.data, paths.intent(name))
+        intent = None if node is None else intent_of(name, node.data)
     except Corrupt:
         return None
     return intent if intent is not None and intent.state == "absent" else None

@@ -154,7 +154,7 @@ class Administration:
         cluster = paths.check(self._tree, None)
         node = self._tree.get(paths.REVISION)
         number = 0 if node is None else decode(Revision, node.data, paths.REVISION).number
-        intents = reading.intents(self._tree)
+        intents = reading.intents(self._tree, is_strict=False)
         aliases = self.aliases()
         known = Statuses(self._tree, self._clock).refresh()
         return ClusterStatus(
@@ -203,7 +203,9 @@ class Administration:
         except NoNode:
             pass  # somebody else was faster
         self._cordon(host, is_cordoned=False)
-        absent = (EnvName(intent.name) for intent in reading.intents(self._tree) if intent.state == "absent")
+        absent = (
+            EnvName(intent.name) for intent in reading.intents(self._tree, is_strict=False) if intent.state == "absent"
+        )
         sweep_absent(self._tree, self._clock, absent)
 
     # ---------------------------------------------------------------------------------------- what the hosts share

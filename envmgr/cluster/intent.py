@@ -209,6 +209,14 @@ def _read_intent(intents: dict[EnvName, Intent], damaged: dict[str, str], tree: 
         intents.pop(name, None)
         return
     try:
-        intents[name] = decode(Intent, node.data, paths.intent(name))
+        intents[name] = intent_of(name, node.data)
     except Corrupt as error:
         damaged[name] = error.message
+
+
+def intent_of(name: str, data: bytes) -> Intent:
+    """Read the intent at the node of `name`; raises `Corrupt`, also where it is another environment's."""
+    intent = decode(Intent, data, paths.intent(name))
+    if intent.name != name:
+        raise Corrupt(f"the node {paths.intent(name)} in ZooKeeper is damaged: it is the intent of another environment")
+    return intent

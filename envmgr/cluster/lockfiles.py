@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.coordination.zookeeper.lockfiles import PART_BYTES, Lockfiles
+from envmgr.coordination.zookeeper.lockfiles import Lockfiles, split
 from envmgr.coordination.zookeeper.nodes import NodeExists
 from envmgr.errors import LockfileMismatch
 from envmgr.names import EnvName
@@ -71,9 +70,8 @@ def publish(tree: Tree, carried: Carried) -> None:
         _check_same(tree, carried)
         return
     text = carried.text.encode()
-    data = zlib.compress(text, 9)
     solve = uuid.uuid4().hex
-    pieces = [data[at : at + PART_BYTES] for at in range(0, len(data), PART_BYTES)]
+    pieces = split(name, text)
     for at, piece in enumerate(pieces):
         tree.create(paths.part(name, machine_class, solve, at), piece)
     manifest = Manifest(

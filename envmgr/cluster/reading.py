@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 from envmgr import names
 from envmgr.cluster import lockfiles
 from envmgr.cluster.absent import sweep_absent
+from envmgr.cluster.intent import intent_of
 from envmgr.cluster.statuses import Known, Statuses, at_once, host_info, rows
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import EnvironmentNotFound, HostUnknown
+from envmgr.errors import Corrupt, EnvironmentNotFound, HostUnknown
 from envmgr.names import Alias, EnvName
 from envmgr.wire.cluster import DeclaredEnvironment, GenerationInfo, Host, HostInfo, Intent, Row, decode
 
@@ -29,7 +30,7 @@ _BRIEFEST_PAUSE_S = 0.2
 def find(tree: Tree, name: str) -> tuple[Intent | None, int | None]:
     """Return an intent and its node's version, ``None`` for one that is not there."""
     node = tree.get(paths.intent(name))
-    return (None, None) if node is None else (decode(Intent, node.data, paths.intent(name)), node.version)
+    return (None, None) if node is None else (intent_of(name, node.data), node.version)
 
 
 def declared(tree: Tree, name: EnvName) -> tuple[Intent, int | None]:
@@ -53,10 +54,21 @@ def present(tree: Tree, name: EnvName) -> tuple[Intent, int | None]:
     return intent, version
 
 
-def intents(tree: Tree) -> tuple[Intent, ...]:
-    """Return all that is declared, by name."""
-    found = (find(tree, name)[0] for name in tree.children(paths.ENVS))
-    return tuple(intent for intent in found if intent is not None)
+def intents(tree: Tree, *, is_strict: bool = True) -> tuple[Intent, ...]:
+    """Return all that is declared, by name.
+
+    Raises `Corrupt` for a node that cannot be read, or leaves it out: the hosts tell of it in their own words.
+    """
+    found = []
+    for name in filter(names.is_name, tree.children(paths.ENVS)):
+        try:
+            intent, _ = find(tree, name)
+        except Corrupt:
+            if is_strict:
+                raise
+            continue
+        found += [] if intent is None else [intent]
+    return tuple(found)
 
 
 def target(tree: Tree, alias: Alias) -> EnvName | None:
@@ -158,5 +170,9 @@ def host_infos(tree: Tree, known: Mapping[str, Known]) -> tuple[HostInfo, ...]:
 
 
 def _live(tree: Tree, host: str) -> Host | None:
+    """Return what a host says of itself; nothing where that cannot be read, so that the others can be told of."""
     node = tree.get(paths.host(host))
-    return None if node is None else decode(Host, node.data, paths.host(host))
+    try:
+        return None if node is None else decode(Host, node.data, paths.host(host))
+    except Corrupt:
+        return None

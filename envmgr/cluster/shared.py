@@ -33,7 +33,7 @@ def merged_classes(
 ) -> dict[str, Mapping[str, str]]:
     """Return the classes with changes; ``None``, or one without packages, takes one away. Raises `UsageError`."""
     merged = {name: packages for name, packages in classes.items() if name not in changes}
-    merged.update({_class(name): _packages(name, packages) for name, packages in changes.items() if packages})
+    merged.update({checked_class(name): _packages(name, packages) for name, packages in changes.items() if packages})
     return dict(sorted(merged.items()))
 
 
@@ -92,7 +92,8 @@ def _texts(value: object) -> list[str]:
     return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
 
 
-def _class(name: str) -> str:
+def checked_class(name: str) -> str:
+    """Return the name of a machine class; raises `UsageError`."""
     try:
         kinds.MACHINE_CLASS.from_text(name)
     except ValueError:

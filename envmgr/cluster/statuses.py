@@ -38,6 +38,8 @@ T = TypeVar("T")
 
 FULL_S = 15.0
 _FEW = 32
+_LONGEST_WORDS = 4000
+"""Of what a host says; whoever asks for all hosts is not to get megabytes of one."""
 _BUILDING: frozenset[EnvState] = frozenset({"building"})
 
 
@@ -57,7 +59,7 @@ class Known:
     @property
     def problem(self) -> str | None:
         """What is wrong with the host as a whole."""
-        return self.damage or (self.status.problem if self.status else None)
+        return self.damage or (_cut(self.status.problem) if self.status else None)
 
     def has_acknowledged(self, intent: Intent) -> bool:
         """Tell whether the host has done what an ``absent`` asks for, or never had the environment."""
@@ -213,8 +215,8 @@ def row(intent: Intent, host: str, known: Known | None) -> Row:
         start=found.started_at if found else None,
         end=found.finished_at if found else None,
         message=_message(known, state, error),
-        code=str(error["code"]) if error and "code" in error else None,
-        hint=str(error["hint"]) if error and error.get("hint") else None,
+        code=_cut(error["code"]) if error and "code" in error else None,
+        hint=_cut(error["hint"]) if error and error.get("hint") else None,
         is_drift=found is not None and found.is_drift,
         generation=found.generation if found else 0,
         lock_generation=found.lock_generation if found else 0,
@@ -234,7 +236,7 @@ def _state(intent: Intent, known: Known | None, found: EnvironmentStatus | None)
 
 def _message(known: Known | None, state: EnvState, error: Mapping[str, object] | None) -> str | None:
     if error is not None:
-        return str(error.get("message", ""))
+        return _cut(error.get("message", ""))
     if known is None:
         return "no host of that name is or was in the cluster"
     if state in ("ready", "absent"):
@@ -244,6 +246,10 @@ def _message(known: Known | None, state: EnvState, error: Mapping[str, object] |
     if known.is_cordoned and state in ("pending", "waiting"):
         return "the host is cordoned: it begins nothing new"
     return known.problem
+
+
+def _cut(words: object) -> str | None:
+    return None if words is None else str(words)[:_LONGEST_WORDS]
 
 
 def host_info(known: Known, live: Host | None) -> HostInfo:

@@ -24,9 +24,11 @@ from typing import TYPE_CHECKING
 from envmgr import codec, names
 from envmgr.cluster import lockfiles, reading, shared
 from envmgr.cluster.declaring import check_size, checked_spec, is_same
+from envmgr.cluster.intent import intent_of
 from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import ClusterTreeRefused, UsageError
+from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split
+from envmgr.errors import ClusterTreeRefused, Corrupt, UsageError
 from envmgr.version import __version__
 from envmgr.wire.cluster import FORMAT, Cluster, Exported, Intent, Revision, decode, encode
 
@@ -116,10 +118,12 @@ def _checked(document: Exported) -> list[lockfiles.Carried]:
             hint="upgrade envmgr here",
             reason="newer",
         )
-    declared = set()
+    if not reading.is_segment(document.uuid) or document.revision < 0:
+        raise UsageError("the document is damaged: it is of no cluster")
+    declared: set[str] = set()
     for intent in document.environments:
-        if checked_spec(intent.spec).name != intent.name:
-            raise UsageError(f"the document is damaged: {intent.name} has the spec of another environment")
+        if checked_spec(intent.spec).name != intent.name or intent.name in declared:
+            raise UsageError(f"the document is damaged: {intent.name} has the spec of another environment, or is twice")
         check_size(intent)
         declared.add(intent.name)
     for alias, name in document.aliases.items():
@@ -130,9 +134,15 @@ def _checked(document: Exported) -> list[lockfiles.Carried]:
     shared.merged_settings({}, document.cluster.settings)
     shared.merged_classes({}, document.cluster.classes)
     try:
-        return [codec.load(lockfiles.Carried, found) for found in document.lockfiles]
+        published = [codec.load(lockfiles.Carried, found) for found in document.lockfiles]
     except ValueError as error:
         raise UsageError(f"the document is damaged: {error}") from error
+    for found in published:
+        if found.name not in declared or not 0 < found.generation < MOST_GENERATIONS:
+            raise UsageError(f"the document is damaged: it has a lockfile of {found.name!r}, which it does not declare")
+        shared.checked_class(found.machine_class)
+        split(found.name, found.text.encode())
+    return published
 
 
 def _items(tree: Tree, document: Exported, cluster: Cluster) -> Iterator[Item]:
@@ -173,11 +183,18 @@ def _plan(tree: Tree, batch: list[Item], uuid: str, is_replaced: bool, number: i
             if node is not None:
                 draft.drop(item.path, item.what)
             continue
-        if item.intent is not None and node is not None:
-            old = decode(Intent, node.data, item.path)
-            data = node.data if is_same(old, item.intent) else encode(replace_(item.intent, generation=number))
-        elif item.intent is not None and is_replaced:
+        if item.intent is not None and node is not None and _says(node.data, item.intent):
+            data = node.data
+        elif item.intent is not None and (is_replaced or node is not None):
             data = encode(replace_(item.intent, generation=number))
         if node is None or node.data != data:
             draft.put(item.path, data, None if node is None else node.version, item.what)
     return draft
+
+
+def _says(data: bytes, intent: Intent) -> bool:
+    """Tell whether a node says what an intent says; one that cannot be read does not, and is replaced."""
+    try:
+        return is_same(intent_of(intent.name, data), intent)
+    except Corrupt:
+        return False

@@ -50,6 +50,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,7 +66,10 @@ T = TypeVar("T")
 FORMAT = 1
 LARGEST_NODE_BYTES = 900_000
 """ZooKeeper's own limit for a whole request is 1 MiB, and exceeding it looks like a lost connection."""
-_LARGEST_TEXT_BYTES = 256 << 20
+LARGEST_TEXT_BYTES = 32 << 20
+"""Of a record; no host writes one of which 900,000 bytes are more than some megabytes of text."""
+_LONGEST_WORDS = 300
+_HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
 EnvState = Literal["pending", "waiting", "building", "ready", "failed", "removing", "absent"]
 """What a host says of a declared environment: ``pending`` it has not begun, ``waiting`` for its turn in a rollout or
@@ -72,21 +77,35 @@ for another host's solve, ``removing`` unpublished but in use."""
 
 
 def encode(record: object) -> bytes:
-    """Return the bytes of a record in ZooKeeper."""
+    """Return the bytes of a record in ZooKeeper; what is no Unicode in it (a file's name may be none) gets lost."""
     text = json.dumps(dataclasses.asdict(record), ensure_ascii=False, separators=(",", ":"))  # type: ignore[call-overload]
-    return zlib.compress(text.encode(), 6)
+    return zlib.compress(text.encode(errors="replace"), 6)
 
 
 def decode(cls: type[T], data: bytes, where: str) -> T:
-    """Rebuild a record from its bytes; raises `Corrupt`, naming the node `where` they stand."""
+    """Rebuild a record from its bytes; raises `Corrupt`, naming the node `where` they stand.
+
+    Any host of the cluster may have written them: whatever they are, they cost some memory and raise nothing else, and
+    no half of a surrogate pair and no number without end comes of them, which others could not write down again.
+    """
     try:
         decompressor = zlib.decompressobj()
-        text = decompressor.decompress(data, _LARGEST_TEXT_BYTES)
+        text = decompressor.decompress(data, LARGEST_TEXT_BYTES)
         if not decompressor.eof:
-            raise ValueError("it is cut off")
-        return codec.load(cls, json.loads(text))
-    except (zlib.error, ValueError, RecursionError) as error:
-        raise Corrupt(f"the node {where} in ZooKeeper is damaged: {error}") from error
+            raise ValueError("it is cut off, or too long")
+        if _HALF_PAIR.search(text):
+            text = json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace")
+        return codec.load(cls, json.loads(text, parse_float=_finite, parse_constant=_finite))
+    except (zlib.error, ValueError, ArithmeticError, RecursionError) as error:
+        # The words of the error may repeat what stands there, and hosts tell each other of it.
+        raise Corrupt(f"the node {where} in ZooKeeper is damaged: {str(error)[:_LONGEST_WORDS]}") from error
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("it has a number without end")
+    return number
 
 
 # ---------------------------------------------------------------------------------------------------------- the tree

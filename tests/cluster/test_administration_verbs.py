@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import random
 
 import pytest
@@ -10,8 +11,10 @@ from cluster_worlds import declaration, is_so, join, name_of, number_of, say
 from fakes.clock import FakeClock
 from fakes.tree import FakeServers, FakeTree
 
+from envmgr import codec, spec
 from envmgr.cluster import rollout
 from envmgr.cluster.administration import Administration
+from envmgr.cluster.declaring import check_size
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import (
     AliasTaken,
@@ -123,21 +126,35 @@ def test_a_percentage_is_of_the_hosts_that_live_and_are_meant(tree: FakeTree, ad
     assert told.max_parallel == 2
 
 
-def test_a_damaged_spec_is_refused(tree: FakeTree, admin: Administration) -> None:
-    """What is not the spec of its name never enters the tree."""
-    for change in ({"digest": "0" * 64}, {"name": "env-0000000000000000"}, {"conda": 7}):
-        with pytest.raises(InvalidSpec):
-            admin.create(dataclasses.replace(X, spec={**X.spec, **change}))
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"digest": "0" * 64},
+        {"name": "env-0000000000000000"},
+        {"conda": 7},
+        {"conda": [{"match_spec": "evil", "platforms": []}]},
+        {"channels": ["https://elsewhere.example/evil"]},
+        {"is_lockfile": True, "conda": []},
+        {"source_text": "dependencies: [evil]"},
+    ],
+)
+def test_a_damaged_spec_is_refused(tree: FakeTree, admin: Administration, change: dict[str, object]) -> None:
+    """What is not the spec of its name never enters the tree, also where only what is built differs from the text."""
+    with pytest.raises(InvalidSpec):
+        admin.create(dataclasses.replace(X, spec={**X.spec, **change}))
     assert tree.children("/v1") == ()
 
 
 def test_a_spec_that_no_node_can_hold_is_refused_before_it_is_sent(tree: FakeTree, admin: Administration) -> None:
-    """The error names size and limit; one that is a lockfile has its own."""
+    """The error names size and limit; one that is a lockfile has its own. So is one that no host would unpack."""
     text = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", k=1_600_000))
+    for found, given in ((InvalidSpec, {}), (LockfileTooLarge, {"is_lockfile": True})):
+        with pytest.raises(found, match="900000"):
+            check_size(Intent(name="x", generation=1, state="present", spec={"source_text": text, **given}))
+    document = "dependencies: [pip, pip: [" + ", ".join(f"-r {number}.txt" for number in range(20)) + "]]"
+    included = spec.parse(document, read_include=lambda path: b"# " + path.encode() + b'"' * 900_000)
     with pytest.raises(InvalidSpec, match="900000"):
-        admin.create(dataclasses.replace(X, spec={**X.spec, "source_text": text}))
-    with pytest.raises(LockfileTooLarge, match="900000"):
-        admin.create(dataclasses.replace(X, spec={**X.spec, "source_text": text, "is_lockfile": True}))
+        admin.create(dataclasses.replace(X, spec=json.loads(codec.dump(included))))
     assert tree.children(paths.ENVS) == ()
 
 
@@ -335,6 +352,31 @@ def test_why_says_that_a_host_is_not_meant(tree: FakeTree, admin: Administration
     say(tree, "a")
     row = admin.why(name, "a")
     assert (row.state, row.success, row.message) == ("absent", None, "it is not declared for this host")
+
+
+def test_one_damaged_node_hides_nobody_else(tree: FakeTree, admin: Administration) -> None:
+    """A host, an intent or a lockfile that cannot be read leaves the rest to be seen, and is mended by its verb."""
+    one, other = admin.create(X).name, admin.create(Y).name
+    join(tree, "a")
+    join(tree, "b")
+    tree.put(paths.host("b"), b"rubbish")
+    tree.create(paths.status("b"), b"rubbish")
+    document = admin.export()
+    tree.put(paths.intent(one), encode(intent_of(tree, other)))  # of another environment
+    tree.create(paths.manifest(other, "linux-64", 1), b"rubbish")
+    tree.create(f"{paths.generations(other, 'linux-64')}/²", b"rubbish")
+    tree.create(paths.failure(other, "linux-64", 2), b"rubbish")
+    whole = admin.status()
+    assert [it.name for it in whole.environments] == [other]
+    assert [(it.host, it.is_live, it.live is None, it.problem is None) for it in whole.hosts] == [
+        ("a", True, False, True), ("b", True, True, False),
+    ]  # fmt: skip
+    assert [info.error is None for info in admin.show(other).lockfiles] == [True, False]
+    admin.retry(other)
+    assert [info.error is None for info in admin.show(other).lockfiles] == [True]
+    assert admin.relock(other).lock_generation == 2
+    admin.import_(document, replace=True)
+    assert {it.name for it in admin.status().environments} == {one, other}
 
 
 def test_forgetting_is_for_hosts_that_are_gone(

@@ -242,6 +242,22 @@ def test_a_damaged_intent_holds_up_no_other(host: FakeTree, tree: FakeTree, admi
     assert Wanted(host="b").refresh(host).present().keys() == {name_of(Y)}
 
 
+def test_an_intent_that_names_another_environment_is_damaged(
+    host: FakeTree, tree: FakeTree, admin: Administration
+) -> None:
+    """Nothing that stands at one name can have another one removed."""
+    admin.create(X)
+    admin.create(Y)
+    wanted = Wanted(host="a").refresh(host)
+    for name in (str(name_of(Y)), "../../../etc"):
+        other = dataclasses.replace(wanted.intents[name_of(X)], state="absent", name=name)
+        tree.put(paths.intent(name_of(X)), encode(other))
+        afresh = Wanted(host="a").refresh(host)
+        assert afresh.absent() == {}
+        assert afresh.present().keys() == {name_of(Y)}
+        assert "another environment" in str(afresh.problem)
+
+
 def test_absent_goes_when_all_known_hosts_have_acknowledged(
     host: FakeTree, tree: FakeTree, clock: FakeClock, admin: Administration
 ) -> None:

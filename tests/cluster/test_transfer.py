@@ -210,6 +210,12 @@ def test_many_environments_take_several_writes(servers: FakeServers, tree: FakeT
             it, environments=(dataclasses.replace(it.environments[0], name="env-0000000000000000"),)
         ),
         lambda it: dataclasses.replace(it, lockfiles=({"name": "x"},)),
+        lambda it: dataclasses.replace(it, lockfiles=({**it.lockfiles[0], "name": "../../claims"},)),
+        lambda it: dataclasses.replace(it, lockfiles=({**it.lockfiles[0], "machine_class": "linux-64/x"},)),
+        lambda it: dataclasses.replace(it, lockfiles=({**it.lockfiles[0], "generation": -1},)),
+        lambda it: dataclasses.replace(it, environments=(it.environments[0], *it.environments)),
+        lambda it: dataclasses.replace(it, revision=-(10**9)),
+        lambda it: dataclasses.replace(it, uuid=""),
         lambda it: dataclasses.replace(it, cluster=dataclasses.replace(it.cluster, settings={"offline": True})),
         lambda it: dataclasses.replace(it, cluster=dataclasses.replace(it.cluster, classes={"big": {"cuda": "1"}})),
     ],

@@ -18,7 +18,7 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.lockfiles import LARGEST_PARTS, LARGEST_TEXT_BYTES, PART_BYTES, Lockfiles
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import ClaimLost, CoordinatorUnavailable, Corrupt, LockfileTooLarge, Unsatisfiable
-from envmgr.wire.cluster import LARGEST_NODE_BYTES, Manifest, decode
+from envmgr.wire.cluster import LARGEST_NODE_BYTES, Manifest, decode, encode
 
 pytestmark = pytest.mark.slow  # a real ZooKeeper
 NAME = name_of("x")
@@ -183,3 +183,25 @@ def test_what_is_damaged_is_said_to_be(session: Session, files: Lockfiles, damag
     with pytest.raises(Corrupt, match="damaged"):
         files.read(_manifest(session, 1))
     assert files.in_force(NAME, CLASS) == other
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parts_in": "../../../../elsewhere"}, {"parts_in": ".."}, {"parts": 10**6}, {"size_bytes": 1 << 40},
+        {"name": "env-0000000000000000"}, {"generation": 2}, {"machine_class": "linux-64+other"},
+    ],
+)  # fmt: skip
+def test_a_manifest_that_no_host_of_ours_wrote(session: Session, files: Lockfiles, change: dict[str, object]) -> None:
+    """It is damaged: it makes no path and unpacks nothing without end; the next generation is made all the same."""
+    with Claims(session, "here").acquire(CLAIM) as claim:
+        files.publish(NAME, CLASS, 1, TEXT, claim)
+        session.put(tree.manifest(NAME, CLASS, 1), encode(replace(_manifest(session, 1), **change)))
+        session.create(f"{tree.generations(NAME, CLASS)}/\u00b2", b"")  # a digit, in the words of Unicode
+        with pytest.raises(Corrupt):
+            files.in_force(NAME, CLASS)
+        assert [info.generation for info in files.generations(NAME)] == [1]
+        files.publish(NAME, CLASS, 2, TEXT, claim)
+    found = files.in_force(NAME, CLASS)
+    assert found is not None
+    assert found.generation == 2

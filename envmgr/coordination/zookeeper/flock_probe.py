@@ -171,6 +171,7 @@ class FlockProbe:
         node = self._session.get(self._verdict)
         try:
             document = json.loads(node.data) if node is not None else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return False
-        return document.get("is_good") is True and document.get("mount") == self._mount()
+        is_good = isinstance(document, dict) and document.get("is_good") is True
+        return is_good and document.get("mount") == self._mount()

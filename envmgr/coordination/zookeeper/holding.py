@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.session import Session
 
 
+_LONGEST_WORDS = 200
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holder:
     """Who has a node in a claim's queue; `at` is UTC seconds by that host's clock, `token` the node's czxid."""
@@ -98,12 +101,12 @@ def holder_of(node: str, found: Node) -> Holder:
     try:
         record = json.loads(found.data)
         return Holder(
-            host=str(record["host"]),
+            host=str(record["host"])[:_LONGEST_WORDS],
             pid=int(record["pid"]),
             at=float(record["at"]),
-            what=str(record.get("what", "")),
+            what=str(record.get("what", ""))[:_LONGEST_WORDS],
             node=node,
             token=found.czxid,
         )
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
         return Holder(host="an unknown host", pid=0, at=found.modified_at, what="", node=node, token=found.czxid)

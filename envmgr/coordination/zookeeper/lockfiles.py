@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 PART_BYTES = 800_000
 LARGEST_PARTS = 16
 LARGEST_TEXT_BYTES = 64 << 20
+MOST_GENERATIONS = 10**9
+_DIGITS = 10
+_LONGEST_WORD = 64
 _FAILED = "-failed"
 _PARTS = "parts-"
 
@@ -88,24 +91,41 @@ class Lockfiles:
         for machine_class in self._session.children(tree.classes(name)):
             words = self._session.children(tree.generations(name, machine_class))
             for number in _numbers(words):
-                manifest = self._manifest(name, machine_class, number, CALL_S)
-                if manifest is not None:
-                    by, at = manifest.published_by, manifest.published_at
-                    found.append(_info(machine_class, number, manifest.digest, by, at, None))
+                # One that cannot be read counts: `relock` makes the next.
+                with contextlib.suppress(Corrupt):
+                    manifest = self._manifest(name, machine_class, number, CALL_S)
+                    if manifest is not None:
+                        by, at = manifest.published_by, manifest.published_at
+                        found.append(_info(machine_class, number, manifest.digest, by, at, None))
+                    continue
+                found.append(_info(machine_class, number, None, "nobody knows whom", 0.0, None))
             for number in _numbers(words, _FAILED):
-                failure = self.failure(name, machine_class, number)
+                failure = self._told_failure(name, machine_class, number)
                 if failure is not None:
                     found.append(_info(machine_class, number, None, failure.host, failure.at, failure))
         return tuple(sorted(found, key=lambda info: (info.machine_class, info.generation)))
 
+    def _told_failure(self, name: EnvName, machine_class: str, generation: int) -> SolveFailure | None:
+        try:
+            return self.failure(name, machine_class, generation)
+        except Corrupt as error:  # it is told as one, so that `retry` takes it away
+            return SolveFailure(error=error.to_json(), host="", at=0.0)
+
     def _manifest(self, name: EnvName, machine_class: str, generation: int, timeout_s: float) -> Manifest | None:
         path = tree.manifest(name, machine_class, generation)
         node = self._session.get(path, timeout_s=timeout_s)
-        return None if node is None else decode(Manifest, node.data, path)
+        found = None if node is None else decode(Manifest, node.data, path)
+        if found and (found.name, found.machine_class, found.generation) != (name, machine_class, generation):
+            raise _damaged(path, "it is that of another generation")
+        return found
 
     def read(self, manifest: Manifest, *, timeout_s: float = CALL_S) -> PublishedLockfile:
         """Return a generation with its text; `Corrupt` where the text is not what the manifest says."""
         where = tree.manifest(manifest.name, manifest.machine_class, manifest.generation)
+        # Nothing is decompressed, and no path made, by what is not as `publish` writes it.
+        is_ours = manifest.parts <= LARGEST_PARTS and manifest.size_bytes <= LARGEST_TEXT_BYTES
+        if not (is_ours and _is_word(manifest.parts_in)):
+            raise _damaged(where, "it is none that envmgr publishes")
         blocks = []
         for number in range(manifest.parts):
             path = tree.part(manifest.name, manifest.machine_class, manifest.parts_in, number)
@@ -115,7 +135,8 @@ class Lockfiles:
             blocks.append(node.data)
         try:
             data = zlib.decompressobj().decompress(b"".join(blocks), max(1, manifest.size_bytes) + 1)
-        except zlib.error as error:
+            text = data.decode()
+        except (zlib.error, UnicodeDecodeError) as error:
             raise _damaged(where, str(error)) from error
         if len(data) != manifest.size_bytes or hashlib.sha256(data).hexdigest() != manifest.sha256:
             raise _damaged(where, "its text is not what the manifest says")
@@ -124,7 +145,7 @@ class Lockfiles:
             manifest.machine_class,
             manifest.generation,
             manifest.digest,
-            data.decode(),
+            text,
             manifest.archives,
         )
 
@@ -148,7 +169,7 @@ class Lockfiles:
         `CoordinatorUnavailable` (nothing was published, or nobody knows: read again).
         """
         data = text.encode()
-        parts = _split(name, data)
+        parts = split(name, data)
         word = os.urandom(16).hex()
         self._sweep(name, machine_class)
         for number, block in enumerate(parts):
@@ -230,7 +251,10 @@ class Lockfiles:
         if len(written) == len(numbers):
             return
         for number in numbers:
-            manifest = self._manifest(name, machine_class, number, CALL_S)
+            try:
+                manifest = self._manifest(name, machine_class, number, CALL_S)
+            except Corrupt:
+                manifest = None
             if manifest is None:
                 return  # a manifest of which we do not know what it needs
             written.discard(manifest.parts_in)
@@ -248,10 +272,16 @@ class Lockfiles:
 def _numbers(words: Sequence[str], end: str = "") -> list[int]:
     """Return the generations among the children of a class: their manifests, or with `end` their failures."""
     stems = (word[: len(word) - len(end)] for word in words if word.endswith(end))
-    return sorted(int(stem) for stem in stems if stem.isdigit())
+    return sorted(int(stem) for stem in stems if len(stem) == _DIGITS and stem.isascii() and stem.isdigit())
 
 
-def _split(name: EnvName, data: bytes) -> list[bytes]:
+def _is_word(text: str) -> bool:
+    """Tell whether a text may stand in the path of parts."""
+    return 0 < len(text) <= _LONGEST_WORD and text.isascii() and text.isalnum()
+
+
+def split(name: EnvName, data: bytes) -> list[bytes]:
+    """Return the parts that a text is published in; raises `LockfileTooLarge`."""
     if len(data) > LARGEST_TEXT_BYTES:
         raise _too_large(name, len(data), LARGEST_TEXT_BYTES, "")
     compressed = zlib.compress(data, 6)
