@@ -83,7 +83,9 @@ def _coordinator(layout: Layout, settings: Settings) -> Coordinator:
         session.start(0.0)
         atexit.register(session.close)
         host = identity.name_of(layout, machine, settings.host_id)
-        return coordinator.of_store(session, layout, host=host, settings_of=lambda: settings)
+        return coordinator.of_store(
+            session, layout, host=host, settings_of=lambda: settings, uuid_of=lambda: remembered.uuid
+        )
 
     is_shared = opening.is_on_shared_filesystem(layout)
     declared = {EnvName(name): held.lock_generation or 1 for name, held in remembered.environments.items()}

@@ -77,6 +77,9 @@ class Session(Tree, Protocol):
 class Told(Protocol):
     """The coordinator, as far as the agent tells it what it has read."""
 
+    def named(self, host: str) -> None:
+        """Hear under which name this host has joined."""
+
     def declared(self, names: Mapping[EnvName, int]) -> None:
         """Hear what the cluster wants here, with the least generation of each lockfile."""
 
@@ -194,12 +197,17 @@ class Agent:
         return wire.Membership(
             host=self._membership.identity.host,
             is_connected=self._session.is_connected,
-            uuid=self._reconciler.memory.uuid,
+            uuid=self.uuid,
             revision=self._reconciler.memory.revision,
             declared=len(self.declared()),
             is_cordoned=wanted.is_cordoned,
             problem=self._problem(),
         )
+
+    @property
+    def uuid(self) -> str | None:
+        """The cluster that this host belongs to, ``None``: none yet."""
+        return self._reconciler.memory.uuid
 
     def declared(self) -> Collection[EnvName]:
         """Return the environments that are the cluster's here."""
@@ -340,6 +348,7 @@ class Agent:
         is_new = not self._membership.has_joined
         is_there = self._membership.attend()
         if self._membership.identity.host != before:
+            self._coordinator.named(self._membership.identity.host)
             self._wanted = self._nothing_read()
             self._status = StatusWriter(self._session, self._clock, self._membership.identity.host)
             self._look(self._clock.monotonic())

@@ -74,7 +74,9 @@ class Member:
         if found is None:
             raise ValueError("the setting zookeeper is empty")
         self._session = Session(found)
-        self._coordinator = coordinator.of_store(self._session, layout, host=who.host, settings_of=self._settings)
+        self._coordinator = coordinator.of_store(
+            self._session, layout, host=who.host, settings_of=self._settings, uuid_of=lambda: self._agent.uuid
+        )
         hands = Declared(service, self._coordinator, layout)
         self._archives: ArchiveServer | None = None
         if settings.share_archives and settings.archives_listen is not None:

@@ -90,6 +90,7 @@ def test_another_machine_of_that_name_gets_another_one() -> None:
     assert other.agent.glance().host == "here-m2m2m2"
     assert "another machine" in str(other.told.problem)
     assert [kept.host for kept in other.kept_identities] == ["here-m2m2m2"]
+    assert (other.coordinator.host, world.coordinator.host) == ("here-m2m2m2", None)
     assert other.state(name).state == "ready"
     record = world.host_record("here")
     assert record is not None

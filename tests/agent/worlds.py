@@ -162,7 +162,11 @@ class Coordinator:
     def __init__(self) -> None:
         self.names: Mapping[EnvName, int] = {}
         self.siblings = Siblings()
+        self.host: str | None = None
         self.declared_classes: Mapping[str, Mapping[str, str]] = {}
+
+    def named(self, host: str) -> None:
+        self.host = host
 
     def declared(self, names: Mapping[EnvName, int]) -> None:
         self.names = names

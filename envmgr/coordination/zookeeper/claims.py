@@ -63,11 +63,11 @@ observer: Callable[[str, int, bool], None] | None = None
 
 
 class Claims:
-    """The claims that one process takes for one host."""
+    """The claims that one process takes for one host; `host` is what they say of it from now on."""
 
     def __init__(self, session: Session, host: str, clock: BootClock = BOOT_CLOCK) -> None:
         self._session = session
-        self._host = host
+        self.host = host
         self._clock = clock
         self._debris = Debris(session)
         self._lock = threading.Lock()
@@ -217,7 +217,7 @@ class Claims:
         self, path: str, places: int | None, limit: Limit, on_wait: Callable[[str], None] | None, what: str
     ) -> Claim:
         self._session.check_usable()
-        contender = Contender({"host": self._host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
+        contender = Contender({"host": self.host, "pid": os.getpid(), "at": time.time(), "what": what}, on_wait)
         if places is None:
             return self._stand(path, contender, limit)
         while True:

@@ -11,6 +11,9 @@ then on (`Solving.check`).
 it; `solving`, and `building` on a shared store, wait for the setting ``coordinator_wait_s``. A host that ZooKeeper does
 not let in is one that cannot reach it.
 
+**A tree that is not this host's cluster** (emptied, another's, a newer format) is as one that cannot be reached:
+nothing is claimed, read or published there (`uuid_of`: the cluster that the host belongs to, ``None``: to none yet).
+
 **What is told by the agent** (`declared`, `living`, `classes`) is answered from memory and never waits.
 """
 
@@ -18,19 +21,19 @@ from __future__ import annotations
 
 import contextlib
 import random
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from envmgr import errors
 from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.claims import Claims
 from envmgr.coordination.zookeeper.flock_probe import FlockProbe
 from envmgr.coordination.zookeeper.lockfiles import Lockfiles
-from envmgr.coordination.zookeeper.nodes import NoNode
-from envmgr.errors import ClaimLost, CoordinatorUnavailable, EnvmgrError, PermissionRefused, UnsuitableFilesystem
+from envmgr.coordination.zookeeper.session import CALL_S
+from envmgr.coordination.zookeeper.solving import Found, Solve, reached, watched
+from envmgr.errors import CoordinatorUnavailable, TimedOut, UnsuitableFilesystem
 from envmgr.events import Event, Reporter
 from envmgr.ports import Siblings
 from envmgr.store import opening
@@ -44,22 +47,35 @@ if TYPE_CHECKING:
     from envmgr.settings import Settings
     from envmgr.store.layout import Layout
 
+T = TypeVar("T")
+
 SHORT_S = 2.0
-_AGAIN_S = 1.0
+_PAUSE_S = 0.1
 _TRIES_ALONE = 3
 _SPREAD_S = 1.0
 """Over how long those who waited for a solve that came to nothing try for themselves."""
 
 
 def of_store(
-    session: Session, layout: Layout, *, host: str, settings_of: Callable[[], Settings]
+    session: Session,
+    layout: Layout,
+    *,
+    host: str,
+    settings_of: Callable[[], Settings],
+    uuid_of: Callable[[], str | None] = lambda: None,
 ) -> ZookeeperCoordinator:
     """Return the coordinator of a store, which is a shared one if it lies where other hosts may write it."""
     store_id = opening.store_id(layout)
     is_shared = opening.is_on_shared_filesystem(layout)
     probe = FlockProbe(session, host=host, store_id=store_id, locks=layout.locks) if is_shared else None
     return ZookeeperCoordinator(
-        session, host=host, store_id=store_id, is_shared=is_shared, settings_of=settings_of, probe=probe
+        session,
+        host=host,
+        store_id=store_id,
+        is_shared=is_shared,
+        settings_of=settings_of,
+        probe=probe,
+        uuid_of=uuid_of,
     )
 
 
@@ -77,6 +93,7 @@ class ZookeeperCoordinator:
         is_shared: bool,
         settings_of: Callable[[], Settings],
         probe: FlockProbe | None = None,
+        uuid_of: Callable[[], str | None] = lambda: None,
     ) -> None:
         self.session = session
         self.claims = Claims(session, host)
@@ -85,12 +102,19 @@ class ZookeeperCoordinator:
         self._store_id = store_id
         self._settings_of = settings_of
         self._probe = probe
+        self._uuid_of = uuid_of
+        self._seen: tuple[str, bytes] | None = None
         self._generations: Mapping[EnvName, int] = {}
         self._siblings = Siblings()
         self._classes: Mapping[str, Mapping[str, str]] = {}
         self._solvers: dict[EnvName, str | None] = {}
 
     # ---------------------------------------------------------------------------------------------- told by the agent
+
+    def named(self, host: str) -> None:
+        """Take the name under which this host has joined."""
+        self.claims.host = host
+        self.lockfiles = Lockfiles(self.session, host)
 
     def declared(self, generations: Mapping[EnvName, int]) -> None:
         """Take what the cluster wants on this host: name → the least generation of its lockfile (`Intent`)."""
@@ -125,14 +149,16 @@ class ZookeeperCoordinator:
         with contextlib.ExitStack() as held:
             if self.is_shared:
                 wait_s = self._settings_of().coordinator_wait_s
-                with _reached(), _told_to_wait(report, f"busy with {name}") as on_wait:
+                with reached(), _told_to_wait(report, f"busy with {name}") as on_wait:
+                    self._check_tree(deadline)
                     claim: Claim | None = held.enter_context(
                         self.claims.acquire(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=what)
                     )
             else:
                 claim = None
                 # Nobody else builds in this store, whose lock we hold: who has the claim is a ghost of our own.
-                with contextlib.suppress(CoordinatorUnavailable), _reached():
+                with contextlib.suppress(CoordinatorUnavailable, TimedOut), reached():
+                    self._check_tree()
                     claim = held.enter_context(self.claims.try_acquire(path, timeout_s=SHORT_S, what=what))
             yield claim
 
@@ -144,13 +170,14 @@ class ZookeeperCoordinator:
                 "this process cannot tell whether locks hold between the hosts of this store",
                 hint="let the daemon do it",
             )
-        with _reached():
+        with reached():
             self._probe.check()
 
     # ------------------------------------------------------------------------------------------------------ lockfiles
 
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
-        with _reached():
+        with reached():
+            self._check_tree()
             manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
             if manifest is None:
                 return None
@@ -158,7 +185,7 @@ class ZookeeperCoordinator:
             return self.lockfiles.read(manifest, timeout_s=SHORT_S)
 
     def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
-        with _reached():
+        with reached():
             manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
             return None if manifest is None else manifest.digest
 
@@ -177,7 +204,8 @@ class ZookeeperCoordinator:
         wait_s = settings.coordinator_wait_s
         path, what = tree.solve_claim(name, machine_class), f"solve of {name}"
         with contextlib.ExitStack() as held:
-            with _reached():
+            with reached():
+                self._check_tree(deadline)
                 with _told_to_wait(report, f"solving {name}") as on_wait, contextlib.ExitStack() as entering:
                     found = self._outwait(
                         name, machine_class, generation, deadline, on_wait, entering, is_retry=is_retry
@@ -190,13 +218,13 @@ class ZookeeperCoordinator:
                             )
                         )
                 if claim is not None:
-                    found = self._published(name, machine_class, generation, wait_s)
+                    found = self._published(name, machine_class, generation, deadline)
                 if found is None:
                     self._check_failure(name, machine_class, generation, is_retry=is_retry)
             if claim is not None:
                 archives = self._siblings.own
                 solve = Solve(self.lockfiles, claim, name, machine_class, generation, found, wait_s, archives)
-                with _watched(solve, self.session, settings.solve_stall_s):
+                with watched(solve, self.session, settings.solve_stall_s):
                     yield solve
             elif found is not None:
                 yield Found(found)
@@ -226,7 +254,7 @@ class ZookeeperCoordinator:
                 if is_alone or tries > _TRIES_ALONE:
                     return None
                 continue
-            found = self._published(name, machine_class, generation, wait_s)
+            found = self._published(name, machine_class, generation, deadline)
             if found is not None:
                 return found
             if not is_retry:
@@ -234,12 +262,47 @@ class ZookeeperCoordinator:
             # Its holder went without a result: one of those who waited is next, and not all ask at once.
             time.sleep(random.uniform(0, _SPREAD_S))  # noqa: S311 - no secret
 
-    def _published(self, name: EnvName, machine_class: str, generation: int, wait_s: float) -> PublishedLockfile | None:
-        found = self.lockfiles.newest(name, machine_class, timeout_s=wait_s)
+    def _published(
+        self, name: EnvName, machine_class: str, generation: int, deadline: Deadline
+    ) -> PublishedLockfile | None:
+        found = self._answered(
+            lambda timeout_s: self.lockfiles.newest(name, machine_class, timeout_s=timeout_s), deadline
+        )
         if found is None or found.generation < generation:
             return None
         self._solvers[name] = found.archives
         return found
+
+    def _answered(self, ask: Callable[[float], T], deadline: Deadline) -> T:
+        """Ask again and again for ``coordinator_wait_s``, and hear in between that it is not wanted any more."""
+        wait_s = self._settings_of().coordinator_wait_s
+        until = time.monotonic() + wait_s
+        while True:
+            deadline.check()
+            try:
+                return ask(min(CALL_S, wait_s))
+            except CoordinatorUnavailable:
+                if time.monotonic() >= until or self.session.is_closed:
+                    raise
+                time.sleep(_PAUSE_S)
+
+    def _check_tree(self, deadline: Deadline | None = None) -> None:
+        """Raise `ClusterTreeRefused` where the tree is not this host's cluster; with a deadline, wait for an answer."""
+        uuid = self._uuid_of()
+        if uuid is None:
+            return
+
+        def check(timeout_s: float) -> None:
+            node = self.session.get(tree.CLUSTER, timeout_s=timeout_s)
+            seen = None if node is None else (uuid, node.data)
+            if seen is None or seen != self._seen:
+                tree.check(self.session, uuid)
+                self._seen = seen
+
+        if deadline is None:
+            check(SHORT_S)
+        else:
+            self._answered(check, deadline)
 
     def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
         failure = self.lockfiles.failure(name, machine_class, generation)
@@ -262,123 +325,6 @@ class ZookeeperCoordinator:
         if self._probe is not None:
             self._probe.close()
         self.claims.close()
-
-
-class Found:
-    """What another host published while this one waited for it; satisfies `envmgr.ports.Solving`, without a claim."""
-
-    def __init__(self, found: PublishedLockfile) -> None:
-        self.found = found
-
-    def progress(self) -> None:
-        """There is nothing to do."""
-
-    def check(self) -> None:
-        """There is nothing to be lost."""
-
-    def publish(self, text: str) -> PublishedLockfile:  # noqa: ARG002 - it came second
-        return self.found
-
-    def fail(self, error: EnvmgrError) -> None:
-        """It did not."""
-
-
-class Solve:
-    """The claim on one solve, and what it is for; satisfies `envmgr.ports.Solving`."""
-
-    def __init__(
-        self,
-        lockfiles: Lockfiles,
-        claim: Claim,
-        name: EnvName,
-        machine_class: str,
-        generation: int,
-        found: PublishedLockfile | None,
-        wait_s: float,
-        archives: str | None,
-    ) -> None:
-        self.claim = claim
-        self.found = found
-        self.progressed_at = time.monotonic()
-        self._lockfiles = lockfiles
-        self._name = name
-        self._machine_class = machine_class
-        self._generation = generation
-        self._wait_s = wait_s
-        self._archives = archives
-        self._stalled_for_s: float | None = None
-
-    def progress(self) -> None:
-        self.progressed_at = time.monotonic()
-
-    def stall(self, for_s: float) -> None:
-        """Give the claim up."""
-        self._stalled_for_s = for_s
-        self.claim.end()
-
-    def check(self) -> None:
-        if self._stalled_for_s is not None:
-            raise ClaimLost(
-                f"the solve of {self._name} made no progress for {self._stalled_for_s:g} s; another host may try now",
-                hint="setting solve_stall_s",
-            )
-
-    def publish(self, text: str) -> PublishedLockfile:
-        self.check()
-        with _reached():
-            self.claim.check()
-            return self._lockfiles.publish(
-                self._name,
-                self._machine_class,
-                self._generation,
-                text,
-                self.claim,
-                archives=self._archives,
-                wait_s=self._wait_s,
-            )
-
-    def fail(self, error: EnvmgrError) -> None:
-        with _reached():
-            self.claim.check()
-            self._lockfiles.fail(self._name, self._machine_class, self._generation, error, self.claim)
-
-
-@contextlib.contextmanager
-def _watched(solve: Solve, session: Session, stall_s: float) -> Iterator[None]:
-    """Give the claim of a solve back, for the length of a block, when it makes no progress; 0: never."""
-    is_over = threading.Event()
-
-    def watch() -> None:
-        while not is_over.wait(max(0.0, solve.progressed_at + stall_s - time.monotonic())):
-            if time.monotonic() >= solve.progressed_at + stall_s:
-                solve.stall(stall_s)
-                break
-        while not is_over.is_set():
-            with contextlib.suppress(CoordinatorUnavailable, NoNode):
-                session.delete(solve.claim.node)
-                return
-            is_over.wait(_AGAIN_S)
-
-    watcher = threading.Thread(target=watch, name="envmgr-solve-watch", daemon=True)
-    if stall_s > 0:
-        watcher.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        if stall_s > 0:
-            watcher.join()
-
-
-@contextlib.contextmanager
-def _reached() -> Iterator[None]:
-    """Let a ZooKeeper that does not let us in be one that cannot be reached: the host's work is to go on."""
-    try:
-        yield
-    except PermissionRefused as error:
-        if isinstance(error, UnsuitableFilesystem):
-            raise
-        raise CoordinatorUnavailable(error.message, hint=error.hint) from error
 
 
 @contextlib.contextmanager
