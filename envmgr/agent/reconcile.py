@@ -299,7 +299,7 @@ class Reconciler:
             self._brought_to(job)
             if job.kind == "align":
                 entry.aligned_for = entry.compared
-        elif isinstance(job.error, Cancelled):
+        elif isinstance(job.error, Cancelled) and not job.error.fields.get("is_repeated"):
             pass  # by ourselves, or by an administrator of the host: looked at anew
         elif EnvName(entry.status.name) in self._entries:
             entry.fail(job, job.error, self._clock, back_off_s)

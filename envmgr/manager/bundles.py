@@ -215,13 +215,12 @@ def import_(context: Context, file: Path, *, timeout_s: float | None = None) -> 
     another lockfile in force.
     """
     try:
-        with cache.shared(context.layout), tarfile.open(file, mode="r|") as tar:
-            members = iter(tar)
-            manifest = _read_manifest(tar, next(members, None))
+        with cache.shared(context.layout), _opened(file) as tar:
+            manifest = _read_manifest(tar, _next(tar))
             for it in manifest.environments:
                 _check(context, it, manifest.archives)
             missing = set(manifest.archives)
-            for member in members:
+            while (member := _next(tar)) is not None:
                 missing.discard(_take(context, tar, member, manifest.archives))
             if missing:
                 raise Corrupt(f"{file} is cut off: it lacks {counted(len(missing), 'archive')}")
@@ -239,6 +238,20 @@ def import_(context: Context, file: Path, *, timeout_s: float | None = None) -> 
             raise
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
     return manifest
+
+
+def _opened(file: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(file, mode="r|")
+    except ValueError as error:  # of a damaged header, from which tarfile reads numbers unawares
+        raise tarfile.ReadError(str(error)) from error
+
+
+def _next(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+    try:
+        return tar.next()
+    except ValueError as error:
+        raise tarfile.ReadError(str(error)) from error
 
 
 def _read_manifest(tar: tarfile.TarFile, member: tarfile.TarInfo | None) -> Manifest:

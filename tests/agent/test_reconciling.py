@@ -8,7 +8,7 @@ from agent.worlds import World
 
 from envmgr.agent.memory import Memory
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import BuildFailed, NetworkError, NoSpace, Unsatisfiable
+from envmgr.errors import BuildFailed, Cancelled, NetworkError, NoSpace, Unsatisfiable
 from envmgr.wire.cluster import Cluster, Declaration, Intent, decode, encode
 
 
@@ -194,6 +194,16 @@ def test_a_permanent_failure_waits_for_an_administrator() -> None:
     world.settle()
     assert world.hands.retried == [name]
     assert world.state(name).state == "ready"
+
+
+def test_a_published_failure_of_any_code_waits() -> None:
+    """What another host wrote does not have this one try again and again without a pause."""
+    world = World()
+    name = world.declare("numpy")
+    world.hands.fails[name] = Cancelled("so it says", is_repeated=True)
+    world.settle()
+    assert world.hands.take_done() == ["make"]
+    assert world.state(name).state == "failed"
 
 
 def test_a_full_disk_is_tried_again() -> None:

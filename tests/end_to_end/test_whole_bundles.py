@@ -105,6 +105,13 @@ def sparse(members: list[Member]) -> list[Member]:
     return [*members[:-1], (member, data)]
 
 
+def odd_header(members: list[Member]) -> list[Member]:
+    """Have tarfile read a number that is none."""
+    member, data = members[-1]
+    member.pax_headers = {"GNU.sparse.map": "0,-"}
+    return [*members[:-1], (member, data)]
+
+
 def rewritten_manifest(members: list[Member], document: object) -> list[Member]:
     member, _ = members[0]
     changed = json.dumps(document).encode()
@@ -119,6 +126,8 @@ def rewritten_manifest(members: list[Member], document: object) -> list[Member]:
         other_spec,
         other_requirements,
         sparse,
+        odd_header,
+        lambda members: odd_header(members[:1]),
         added("../../envs/evil"),
         added("/etc/evil"),
         added("archives/" + "0" * 64, tarfile.SYMTYPE, "/etc/passwd"),
@@ -132,6 +141,8 @@ def rewritten_manifest(members: list[Member], document: object) -> list[Member]:
         "spec",
         "requirements",
         "sparse",
+        "header",
+        "first",
         "upwards",
         "absolute",
         "link",

@@ -5,6 +5,7 @@ The password is read from the setting's file once, is never shown by ``repr``, a
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,7 +83,7 @@ def _read_auth(path: Path) -> tuple[str, str]:
     key = "zookeeper_auth_file"
     try:
         with path.open(encoding="utf-8") as file:
-            mode = stat.S_IMODE(path.stat().st_mode)
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
             lines = [line for line in file.read().splitlines() if line.strip() and not line.startswith("#")]
     except (OSError, ValueError) as error:
         raise UsageError(f"{key} {path} cannot be read: {error}", setting=key) from error
