@@ -11,6 +11,7 @@ import collections.abc
 import dataclasses
 import functools
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -52,13 +53,24 @@ def _load(hint: Any, value: Any, where: str) -> Any:  # noqa: PLR0911 - one bran
         if value not in args:
             raise ValueError(f"{where}: {value!r} is none of {args}")
         return value
-    if hint is float and isinstance(value, int):
-        return float(value)
+    if hint is float and isinstance(value, int | float):
+        return _finite(value, where)
     if isinstance(value, str) and issubclass(hint, str):
         return hint(value)
     if not isinstance(value, hint):
         raise ValueError(f"{where}: expected {hint.__name__}, got {type(value).__name__}")
     return value
+
+
+def _finite(value: float, where: str) -> float:
+    """Return a number that JSON has: Python's reader makes infinity of one that is too large, or is called so."""
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise ValueError(f"{where}: expected a number that is finite")
+    return found
 
 
 def _load_record(cls: type, value: Any, where: str) -> Any:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envmgr.errors import EnvmgrError, NoSpace, UnsuitableFilesystem
+from envmgr.settings.redact import redact
 from envmgr.wire.cluster import EnvironmentStatus, EnvState
 
 if TYPE_CHECKING:
@@ -115,8 +116,10 @@ def pending(name: EnvName, job: Job | None = None) -> Entry:
 def _shown(error: EnvmgrError) -> Mapping[str, object]:
     """Return an error as the status has it: without what makes it long."""
     document = error.to_json()
-    message = str(document["message"])
-    if len(message) > _LONGEST_MESSAGE:
-        document["message"] = message[:_LONGEST_MESSAGE] + "…"
+    for key in ("message", "hint"):  # whoever reads the tree reads them
+        words = document[key]
+        if isinstance(words, str):
+            shown = redact(words[: 2 * _LONGEST_MESSAGE])
+            document[key] = shown if len(shown) <= _LONGEST_MESSAGE else shown[:_LONGEST_MESSAGE] + "…"
     document["fields"] = {}
     return document

@@ -40,7 +40,7 @@ def with_declaration(old: Intent | None, spec: Spec, declaration: Declaration, m
     """
     if old is not None and old.spec.get("digest") != spec.digest:
         raise NameCollision(f"{spec.name} is declared for another spec, of digest {old.spec.get('digest')}")
-    fresh = Intent(name=spec.name, generation=0, state="present", spec=_plain(spec))
+    fresh = Intent(name=spec.name, generation=0, state="present", spec=plain(spec))
     return dataclasses.replace(
         old or fresh,
         state="present",
@@ -70,7 +70,7 @@ def check_size(intent: Intent) -> None:
     raise InvalidSpec(message, hint="a spec names what is wanted; the solver finds the rest")
 
 
-def _plain(spec: Spec) -> Mapping[str, object]:
+def plain(spec: Spec) -> Mapping[str, object]:
     """Return a spec as JSON would: what is read again from the tree must compare equal."""
     return {key: _json(value) for key, value in dataclasses.asdict(spec).items()}
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.coordination.zookeeper.lockfiles import Lockfiles, split
+from envmgr.coordination.zookeeper.lockfiles import Lockfiles, split, without_credentials
 from envmgr.coordination.zookeeper.nodes import NodeExists
 from envmgr.errors import LockfileMismatch
 from envmgr.names import EnvName
@@ -69,7 +69,7 @@ def publish(tree: Tree, carried: Carried) -> None:
     if newest is not None and newest.generation >= generation:
         _check_same(tree, carried)
         return
-    text = carried.text.encode()
+    text = without_credentials(carried.text, machine_class.partition("+")[0]).encode()
     solve = uuid.uuid4().hex
     pieces = split(name, text)
     for at, piece in enumerate(pieces):

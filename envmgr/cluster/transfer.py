@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING
 
 from envmgr import codec, names
 from envmgr.cluster import lockfiles, reading, shared
-from envmgr.cluster.declaring import check_size, checked_spec, is_same
+from envmgr.cluster.declaring import check_size, checked_spec, is_same, plain
 from envmgr.cluster.intent import intent_of
 from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split
+from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split, without_credentials
 from envmgr.errors import ClusterTreeRefused, Corrupt, UsageError
 from envmgr.version import __version__
 from envmgr.wire.cluster import FORMAT, Cluster, Exported, Intent, Revision, decode, encode
@@ -81,7 +81,7 @@ def import_(tree: Tree, clock: Clock, document: Exported, *, replace: bool) -> C
 
     `LockfileMismatch` if the tree has another lockfile of the same generation.
     """
-    published = _checked(document)
+    document, published = _checked(document)
     old = None if tree.get(paths.CLUSTER) is None else paths.check(tree, None)
     if old is not None and not replace:
         raise UsageError(
@@ -110,8 +110,11 @@ def _revision(tree: Tree) -> Revision | None:
     return None if node is None else decode(Revision, node.data, paths.REVISION)
 
 
-def _checked(document: Exported) -> list[lockfiles.Carried]:
-    """Refuse a document that would leave a tree that no verb could have made; return its lockfiles."""
+def _checked(document: Exported) -> tuple[Exported, list[lockfiles.Carried]]:
+    """Refuse a document that would leave a tree that no verb could have made; return it with its lockfiles.
+
+    Of its specs that remains which their texts say, without credentials.
+    """
     if document.format > FORMAT or document.cluster.format > FORMAT:
         raise ClusterTreeRefused(
             f"the document has format {max(document.format, document.cluster.format)}; this envmgr knows {FORMAT}",
@@ -120,12 +123,13 @@ def _checked(document: Exported) -> list[lockfiles.Carried]:
         )
     if not reading.is_segment(document.uuid) or document.revision < 0:
         raise UsageError("the document is damaged: it is of no cluster")
-    declared: set[str] = set()
+    declared: dict[str, Intent] = {}
     for intent in document.environments:
-        if checked_spec(intent.spec).name != intent.name or intent.name in declared:
+        spec = checked_spec(intent.spec)
+        if spec.name != intent.name or intent.name in declared:
             raise UsageError(f"the document is damaged: {intent.name} has the spec of another environment, or is twice")
-        check_size(intent)
-        declared.add(intent.name)
+        declared[intent.name] = replace_(intent, spec=plain(spec))
+        check_size(declared[intent.name])
     for alias, name in document.aliases.items():
         if names.alias(alias) and name not in declared:
             raise UsageError(f"the document is damaged: alias {alias} stands for {name}, which it does not declare")
@@ -142,7 +146,8 @@ def _checked(document: Exported) -> list[lockfiles.Carried]:
             raise UsageError(f"the document is damaged: it has a lockfile of {found.name!r}, which it does not declare")
         shared.checked_class(found.machine_class)
         split(found.name, found.text.encode())
-    return published
+        without_credentials(found.text, found.machine_class.partition("+")[0])
+    return replace_(document, environments=tuple(declared.values())), published
 
 
 def _items(tree: Tree, document: Exported, cluster: Cluster) -> Iterator[Item]:

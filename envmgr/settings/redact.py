@@ -8,6 +8,7 @@ recognised.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 HIDDEN = "***"
 
@@ -29,6 +30,17 @@ def redact(text: str) -> str:
     text = _BARE_USERINFO.sub(_without_user, text)
     text = _TOKEN_PATH.sub(HIDDEN, text)
     return _without_secret_values(text)
+
+
+def redact_all(value: object, longest: int) -> object:
+    """Return JSON whose texts are redacted, and cut to `longest` characters."""
+    if isinstance(value, str):
+        return redact(value[:longest])
+    if isinstance(value, list | tuple):
+        return [redact_all(item, longest) for item in value]
+    if isinstance(value, Mapping):
+        return {str(key): redact_all(item, longest) for key, item in value.items()}
+    return value
 
 
 def _without_user(match: re.Match[str]) -> str:

@@ -206,6 +206,18 @@ def test_a_published_failure_of_any_code_waits() -> None:
     assert world.state(name).state == "failed"
 
 
+def test_no_password_is_told_to_the_cluster() -> None:
+    """What another program said of a URL is shown without its credentials."""
+    world = World()
+    name = world.declare("numpy")
+    world.hands.fails[name] = BuildFailed("http://ada:geheim@channel.invalid", hint="see http://a:geheim@b.invalid")
+    world.settle()
+    error = world.state(name).error
+    assert error is not None
+    assert "channel.invalid" in str(error)
+    assert "geheim" not in str(error)
+
+
 def test_a_full_disk_is_tried_again() -> None:
     """Nobody has to ask: collections free space, and the host catches up."""
     world = World()

@@ -12,7 +12,7 @@ from cluster_worlds import declaration, is_so, name_of, number_of, say
 from fakes.clock import FakeClock
 from fakes.tree import FakeServers, FakeTree
 
-from envmgr import codec
+from envmgr import codec, lockfile
 from envmgr.cluster.administration import Administration
 from envmgr.cluster.intent import Wanted
 from envmgr.coordination.zookeeper import tree as paths
@@ -230,6 +230,23 @@ def test_a_document_that_no_verb_could_have_made_is_refused(
     with pytest.raises(UsageError):
         admin.import_(change(document))
     assert tree.children("/v1") == ()
+
+
+def test_credentials_of_a_document_stay_outside(servers: FakeServers, tree: FakeTree, admin: Administration) -> None:
+    """Neither beside a spec, nor in its text or a lockfile's, do they come into the tree."""
+    document = fill(tree, admin)
+    one = document.environments[0]
+    text = f"{one.spec['source_text']}# http://ada:geheim@channel.invalid/x\n"
+    spec = {**one.spec, "source_text": text, "password": "geheim"}
+    packages = lockfile.write([], subdir="linux-64", channels=["https://channel.invalid/demo"])
+    carried = {**document.lockfiles[0], "text": f"{packages}# http://ada:geheim@channel.invalid/x\n"}
+    servers.empty()
+    changed = dataclasses.replace(one, spec=spec)
+    admin.import_(
+        dataclasses.replace(document, environments=(changed, *document.environments[1:]), lockfiles=(carried,))
+    )
+    assert admin.export().environments[0].name == one.name
+    assert "geheim" not in codec.dump(admin.export())
 
 
 def test_a_document_of_a_newer_envmgr_is_refused(servers: FakeServers, tree: FakeTree, admin: Administration) -> None:

@@ -205,3 +205,19 @@ def test_a_manifest_that_no_host_of_ours_wrote(session: Session, files: Lockfile
     found = files.in_force(NAME, CLASS)
     assert found is not None
     assert found.generation == 2
+
+
+def test_no_credentials_are_published(session: Session, files: Lockfiles) -> None:
+    """A lockfile that somebody brought, and the words of a failure, come into the tree without passwords."""
+    with Claims(session, "here").acquire(CLAIM) as claim:
+        hint = "see http://b.invalid/?token=geheim"
+        error = Unsatisfiable("http://ada:geheim@channel.invalid/x", hint=hint, url="http://a:geheim@b")
+        files.fail(NAME, CLASS, 1, error, claim)
+        failure = str(files.failure(NAME, CLASS, 1))
+        assert "channel.invalid" in failure
+        assert "geheim" not in failure
+        files.publish(NAME, CLASS, 1, f"{TEXT}# http://ada:geheim@channel.invalid/x\n", claim)
+    found = files.in_force(NAME, CLASS)
+    assert found is not None
+    assert "geheim" not in found.text
+    assert found.digest == lockfile.parse(TEXT, CLASS).digest

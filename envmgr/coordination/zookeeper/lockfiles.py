@@ -13,7 +13,7 @@ What holds:
   leads to parts that are all there, since they were acknowledged before.
 * There is one manifest for each generation; who comes second gets the first one's. When the answer to the transaction
   was lost, the tree is read again.
-* What is read is checked against the manifest's SHA-256.
+* What is read is checked against the manifest's SHA-256. What is published holds no credentials.
 * Parts that no manifest leads to are those of solvers that died. The next publication of the same name and class
   deletes them, under the claim: whoever wrote them before has lost it, and cannot publish them any more.
 
@@ -37,9 +37,11 @@ from envmgr import lockfile
 from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode, NotEmpty, Tree
 from envmgr.coordination.zookeeper.session import CALL_S
-from envmgr.errors import ClaimLost, CoordinatorUnavailable, Corrupt, EnvmgrError, LockfileTooLarge
+from envmgr.errors import ClaimLost, CoordinatorUnavailable, Corrupt, EnvmgrError, InvalidSpec, LockfileTooLarge
 from envmgr.model import PublishedLockfile
 from envmgr.names import EnvName
+from envmgr.settings.redact import redact_all
+from envmgr.spec.urls import redact
 from envmgr.wire.cluster import GenerationInfo, Manifest, SolveFailure, decode, encode
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ LARGEST_TEXT_BYTES = 64 << 20
 MOST_GENERATIONS = 10**9
 _DIGITS = 10
 _LONGEST_WORD = 64
+_LONGEST_WORDS = 20_000
 _FAILED = "-failed"
 _PARTS = "parts-"
 
@@ -168,6 +171,8 @@ class Lockfiles:
         reading again when nobody said what became of it. Raises `ClaimLost`, `LockfileTooLarge`,
         `CoordinatorUnavailable` (nothing was published, or nobody knows: read again).
         """
+        split(name, text.encode())  # before anybody looks through what is too large
+        text = without_credentials(text, machine_class.partition("+")[0])
         data = text.encode()
         parts = split(name, data)
         word = os.urandom(16).hex()
@@ -225,7 +230,8 @@ class Lockfiles:
 
     def fail(self, name: EnvName, machine_class: str, generation: int, error: EnvmgrError, claim: Claim) -> None:
         """Publish why a generation cannot be solved, under the claim; raises as `publish` does."""
-        failure = SolveFailure(error=error.to_json(), host=self._host, at=time.time())
+        document = {key: redact_all(value, _LONGEST_WORDS) for key, value in error.to_json().items()}
+        failure = SolveFailure(error=document, host=self._host, at=time.time())
         with contextlib.suppress(NodeExists):
             self._session.create(tree.generations(name, machine_class))
         try:
@@ -278,6 +284,14 @@ def _numbers(words: Sequence[str], end: str = "") -> list[int]:
 def _is_word(text: str) -> bool:
     """Tell whether a text may stand in the path of parts."""
     return 0 < len(text) <= _LONGEST_WORD and text.isascii() and text.isalnum()
+
+
+def without_credentials(text: str, subdir: str) -> str:
+    """Return a lockfile as everybody who reads the tree may see it, with the same packages; raises `InvalidSpec`."""
+    clean = redact(text)
+    if clean != text and lockfile.parse(clean, subdir).digest != lockfile.parse(text, subdir).digest:
+        raise InvalidSpec("the credentials cannot be removed from the lockfile's URLs", hint="remove them")
+    return clean
 
 
 def split(name: EnvName, data: bytes) -> list[bytes]:
