@@ -314,7 +314,7 @@ class Administration:
         if taken is not None and not may_move:
             raise AliasTaken(
                 f"the cluster's alias {alias} stands for {taken}, not for {name}",
-                hint="envmgr cluster alias set --move lets it stand for the other",
+                hint="envmgr cluster alias set --move, or create with --move-alias, lets it stand for the other",
                 alias=alias,
                 name=taken,
             )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 TRIES = 3
 LONGEST_PAUSE_S = 5.0
+_WAITING = ("pending", "waiting", "removing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Bound:
 class Summary:
     """One line on a rollout; the first numbers are of all rows, `counted`, `needed` and `lost` of those that count.
 
-    `lost` are the counted hosts of which nothing more is to be expected, `busy` those that live and are not there yet.
+    `waiting` are only hosts that live and are not cordoned: the others are `away` or `cordoned`. `lost` are the counted
+    hosts of which nothing more is to be expected, `busy` those that live and are not there yet.
     """
 
     hosts: int
@@ -96,7 +98,7 @@ def summary(environment: DeclaredEnvironment, min_ready: Bound | None = None) ->
         ready=sum(row.success is True for row in rows),
         failed=sum(row.success is False for row in rows),
         building=states.count("building"),
-        waiting=sum(state in ("pending", "waiting", "removing") for state in states),
+        waiting=sum(row.state in _WAITING and row.is_live and not row.is_cordoned for row in rows),
         away=sum(not row.is_live for row in rows),
         cordoned=sum(row.is_cordoned for row in rows),
         counted=len(counted),
@@ -151,7 +153,8 @@ def _failed(environment: DeclaredEnvironment, now: Summary) -> RolloutFailed:
             reasons.setdefault(row.message or "", []).append(row.host)
     told = "; ".join(f"{_hosts(hosts)}: {message}" for message, hosts in sorted(reasons.items())[:5])
     return RolloutFailed(
-        f"{environment.name} is ready on {now.counted_ready} of {now.counted} hosts, {now.needed} were needed; {told}",
+        f"{environment.name} is ready on {now.counted_ready} of {now.counted} hosts, {now.needed} were needed"
+        + (f"; {told}" if told else ""),  # none failed where fewer hosts are meant than were asked for
         hint="envmgr cluster why X HOST says more; envmgr cluster retry X has it tried again",
         name=environment.name,
         rows=_undone(environment),

@@ -201,6 +201,9 @@ def _cache(layout: Layout) -> Iterator[Finding]:
 
 def _channels(context: Context) -> Iterator[Finding]:
     for channel in context.settings.default_channel_urls():
+        if context.settings.offline and not all(url.startswith("file:") for url in channel.urls):
+            yield Finding("channel", "ok", f"{channel.name} is not asked: offline mode is on")
+            continue
         problem = context.backend.probe(channel, context.settings.network(), context.settings.subdir)
         if problem is None:
             yield Finding("channel", "ok", f"{channel.name} answers")

@@ -91,6 +91,9 @@ class TestCreate:
             late = cluster("cluster", "create", path, "--host", "beta", "--timeout", "0.3", "--json")
             assert (late.code, late.record["error"]["code"]) == (8, "timed_out")
             assert [row["host"] for row in late.record["error"]["fields"]["rows"]] == ["beta"]
+            assert "waiting for beta, too, which was named: the host is away" in late.err
+            odd = cluster("cluster", "create", path, "--host", "gamma", "--timeout", "0.3")
+            assert "waiting for gamma, too, which was named: no host of that name" in odd.err
 
     def test_who_is_meant(self, cluster: Cli, endpoint: Endpoint) -> None:
         """--host and --label choose; words that make no sense are refused before anything is declared."""
@@ -179,7 +182,8 @@ class TestWhatHostsShare:
             cluster.ready("cluster", "create", one, "--alias", "science")
             name = cluster.ready("cluster", "create", other).out.strip()
             assert cluster("cluster", "alias", "set", "science", other).code == 7
-            assert cluster("cluster", "create", other, "--alias", "science").code == 7
+            refused = cluster("cluster", "create", other, "--alias", "science")
+            assert (refused.code, "--move-alias" in refused.err) == (7, True)
             cluster.ready("cluster", "alias", "set", "science", name, "--move")
             assert cluster.ready("cluster", "show", "science", "--json").record["name"] == name
             cluster.ready("cluster", "alias", "remove", "science")

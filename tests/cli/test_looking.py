@@ -154,6 +154,13 @@ class TestDoctor:
         (cli.root / "settings.toml").write_text("= nonsense\n")
         assert cli("doctor", "--only", "settings").code == 1
 
+    def test_offline_no_channel_is_asked(self, cli: Cli) -> None:
+        """A host whose setting says that there is no network is fit without its channels."""
+        with (cli.root / "settings.toml").open("a") as file:
+            file.write('offline = true\ndefault_channels = ["https://a.invalid/x", "file:///y"]\n')
+        found = [one["message"] for one in cli.ready("doctor", "--only", "channel", "--json").record["findings"]]
+        assert found == ["https://a.invalid/x is not asked: offline mode is on", "file:///y answers"]
+
     def test_another_user_is_told_what_he_may_see(self, cli: Cli) -> None:
         """Who does not own the store gets the checks that he can make; he moves nothing."""
         if os.geteuid() != 0:

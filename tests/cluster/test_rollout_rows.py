@@ -91,7 +91,7 @@ def test_hosts_that_are_away_or_cordoned_hold_nobody_up() -> None:
     )
     now = summary(environment_of(*rows))
     assert now.is_done
-    assert (now.hosts, now.ready, now.away, now.cordoned, now.counted) == (4, 2, 2, 1, 2)
+    assert (now.hosts, now.ready, now.away, now.cordoned, now.counted, now.waiting) == (4, 2, 2, 1, 2, 0)
 
 
 def test_a_host_that_was_named_is_waited_for() -> None:
@@ -165,6 +165,12 @@ def test_a_failed_rollout_says_which_hosts_and_why(clock: FakeClock) -> None:
     told = caught.value.fields["rows"]
     assert isinstance(told, list)
     assert [row["host"] for row in told] == ["a", "b", "c"]
+
+
+def test_fewer_hosts_than_are_asked_for(clock: FakeClock) -> None:
+    """More hosts than there are cannot become ready: it fails when all are done, and there is no reason to name."""
+    with pytest.raises(RolloutFailed, match=r"ready on 1 of 1 hosts, 5 were needed\n"):
+        wait(Watched(clock, environment_of(row_of("a", "ready"))), clock=clock, min_ready=Bound(count=5))
 
 
 def test_time_that_is_up_is_not_failure(clock: FakeClock) -> None:

@@ -56,6 +56,19 @@ def session(endpoint: Endpoint) -> Iterator[Session]:
     session.close()
 
 
+def test_names_without_an_address() -> None:
+    """Servers whose names nobody knows are named in the error, as those that refuse a connection are."""
+    session = Session(Endpoint(servers=("nowhere.invalid:2181",)))
+    session.start(0.1)
+    try:
+        until(lambda: session.problem)
+        with pytest.raises(CoordinatorUnavailable) as caught:
+            session.get("/v1", timeout_s=0.1)
+        assert "no address is known of nowhere.invalid" in caught.value.message
+    finally:
+        session.close()
+
+
 @pytest.fixture
 def broken(behind: Endpoint) -> Iterator[Session]:
     """A session behind the proxy, connected, with a tree begun."""

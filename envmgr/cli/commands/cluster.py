@@ -131,6 +131,9 @@ def _wait(
     timeout_s: float | None = None,
 ) -> DeclaredEnvironment:
     name = names.EnvName(declared.name)
+    for row in declared.rows:
+        if row.host in declared.selector.hosts and not row.is_live and row.success is None:
+            call.say(f"waiting for {row.host}, too, which was named: {row.message or 'the host is away'}")
     try:
         with administration.watching(name) as watching, rollout.showing(is_quiet=call.is_quiet) as show:
             found = rollout.wait(watching, show, min_ready=min_ready, timeout_s=timeout_s)

@@ -106,6 +106,13 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
             self.is_over = True
             self.client.on_over()
 
+    def _expand_client_hosts(self) -> Any:
+        found = super()._expand_client_hosts()
+        if not found:  # kazoo tells its log only
+            hosts = sorted({host.strip() for host, _ in self.client.hosts})
+            self.client.handler.problem = f"no address is known of {', '.join(hosts)}"
+        return found
+
     def _connect(self, host: str, hostip: str, port: int) -> Any:
         self._pings.clear()
         # kazoo counts its requests from 1 again with each connection. A server tells by session and number which
