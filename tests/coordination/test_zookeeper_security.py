@@ -187,7 +187,11 @@ class TestCertificates:
             one.create(tree.status("a"), b"by a")
             one.create(tree.host("a"), b"live", is_ephemeral=True)
             one.create(tree.progress("a"), b"10 %", is_ephemeral=True)
-            for path in (tree.status("a"), tree.host("a"), tree.progress("a")):
+            holder, verdict = "/v1/flock/store/holders/a", "/v1/flock/store/verdicts/a"
+            one.create(holder, b"{}", is_ephemeral=True)
+            one.create(verdict, b"{}")
+            two.create("/v1/flock/store/verdicts/b", b"{}")
+            for path in (tree.status("a"), tree.host("a"), tree.progress("a"), holder, verdict):
                 assert two.get(path) is not None
                 with pytest.raises(PermissionRefused):
                     two.put(path, b"forged")
@@ -207,6 +211,18 @@ class TestCertificates:
                 two.write([claim.guard(), Create(tree.intent("env-1"))])
             # What ZooKeeper cannot express: whoever may make children of a node may delete all of them.
             two.delete(tree.status("a"))
+
+    def test_what_was_made_without_a_password_stays_open(self, endpoint: Endpoint) -> None:
+        """A password that is set later closes nothing that is there: README says what to do."""
+        with session(endpoint) as before:
+            tree.found(before)
+            before.create(tree.intent("env-0"))
+        with session(replace(endpoint, auth=PASSWORD)) as inside, session(endpoint) as stranger:
+            inside.create(tree.intent("env-1"), b"inside")
+            with pytest.raises(PermissionRefused):
+                stranger.get(tree.intent("env-1"))
+            stranger.put(tree.intent("env-0"), b"forged")
+            stranger.delete(tree.intent("env-1"))
 
     def test_the_password_alone_reads_but_does_not_write_a_hosts_own(self, secure: Secure, tree_root: str) -> None:
         """A stolen password, used without TLS, cannot forge what a host says of itself."""

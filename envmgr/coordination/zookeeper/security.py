@@ -7,8 +7,12 @@
   network in clear unless ``zookeeper_ca_file`` is set, too.
 * With a certificate alone: whoever has a certificate of the same subject may do all. All hosts need the same subject.
 * With both, and a certificate of its own for each host: what the hosts share is everybody's who knows the password;
-  what is a host's own (its status, its sign of life, its progress, its place in the queue for a claim) can be written
-  only by the host whose certificate made it, and read by all who know the password.
+  what is a host's own (its status, its sign of life, its progress, its place in the queue for a claim, what it found of
+  a shared store's locks) can be written only by the host whose certificate made it, and read by all who know the
+  password.
+
+A node keeps the list that it was made with: a tree that was made without a password stays open to everybody when one is
+set later. To close it: export, delete it in ZooKeeper, import.
 
 What ZooKeeper cannot express: a list does not reach down to children, and whoever may delete children of a node may
 delete every one of them. So a host with the password can always delete another host's nodes (``cluster forget`` needs
@@ -29,7 +33,8 @@ if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.endpoint import Endpoint
 
 _OWN = ("/v1/status/", "/v1/hosts/", "/v1/progress/")
-_CLAIMS = "/v1/claims/"
+_PASSING = ("/v1/claims/", "/v1/flock/")
+_FLOCK, _VERDICTS = "/v1/flock/", "/verdicts/"
 Acl = Any  # kazoo has no types
 
 
@@ -56,4 +61,5 @@ def needs_own(endpoint: Endpoint) -> bool:
 
 def is_own(path: str, *, is_ephemeral: bool) -> bool:
     """Tell whether the node at `path` (below the root) is one host's own."""
-    return path.startswith(_OWN) or (is_ephemeral and path.startswith(_CLAIMS))
+    is_verdict = path.startswith(_FLOCK) and _VERDICTS in path  # by it a host of a shared store deletes, or does not
+    return is_verdict or path.startswith(_OWN) or (is_ephemeral and path.startswith(_PASSING))
