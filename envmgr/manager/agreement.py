@@ -8,7 +8,8 @@
   meanwhile), the half-built is thrown away and that one is built: once, since nothing is solved any more.
 
 What is solved while ZooKeeper is away (setting ``solve_without_coordinator``) is this host's own. It becomes the
-cluster's at the next build or `align`, or it differs from the cluster's: that is `drift`.
+cluster's at the next build or `align`, or it differs from the cluster's: that is drift, which the agent
+shows (`Coordinator.lock_digest`).
 
 A solver that makes no progress for ``solve_stall_s`` loses its claim, and its build ends. A failure that any host would
 meet is published, before the lockfile is complete; what fails later is this host's own.
@@ -28,17 +29,15 @@ from envmgr import lockfile
 from envmgr.errors import (
     ClaimLost,
     CoordinatorUnavailable,
-    Corrupt,
     EnvmgrError,
     InvalidSpec,
     LockfileMismatch,
     LockfileTooLarge,
-    StoreTooNew,
     Unsatisfiable,
 )
 from envmgr.events import Event, Reporter
 from envmgr.manager import failures
-from envmgr.store import publication, records
+from envmgr.store import records
 
 if TYPE_CHECKING:
     from envmgr.manager.context import Context
@@ -310,30 +309,3 @@ def _shared(context: Context, spec: Spec, own: str, limit: Deadline, report: Rep
             return take(context, solving.found or solving.publish(own))
     except CoordinatorUnavailable:
         return own  # it is known; the next build or `align` tries again
-
-
-def drift(context: Context) -> tuple[EnvName, ...]:
-    """Return the environments that were made from another lockfile than the cluster's; `CoordinatorUnavailable`."""
-    return tuple(name for name, own, theirs in _digests(context) if theirs is not None and theirs != own)
-
-
-def unshared(context: Context) -> tuple[EnvName, ...]:
-    """Return the environments of which the cluster has no lockfile; `CoordinatorUnavailable`."""
-    return tuple(name for name, _, theirs in _digests(context) if theirs is None)
-
-
-def _digests(context: Context) -> list[tuple[EnvName, str, str | None]]:
-    """Return for each environment that was solved its lockfile's digest, here and in the cluster."""
-    if not context.coordinator.is_clustered:
-        return []
-    found = []
-    for name, build_id in publication.published(context.layout).items():
-        try:
-            record = records.read_record(context.layout, name, build_id)
-            spec = records.read_spec(context.layout, name)
-        except (Corrupt, StoreTooNew):
-            continue  # `verify` and `doctor` say so
-        if spec is not None and not spec.is_lockfile:
-            theirs = context.coordinator.lock_digest(name, record.machine_class)
-            found.append((name, record.lock_digest, theirs))
-    return found

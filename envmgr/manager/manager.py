@@ -15,7 +15,6 @@ from envmgr import ready
 from envmgr.errors import EnvironmentNotFound
 from envmgr.events import Reporter, ignore
 from envmgr.manager import (
-    agreement,
     collection,
     collection_environments,
     doctor,
@@ -168,17 +167,6 @@ class Manager:
         """
         limit = TimeLimit(self.context.clock, timeout_s, is_cancelled)
         return self._published_anew(replacement.align(self.context, name, limit=limit, report=report))
-
-    def drift(self) -> tuple[EnvName, ...]:
-        """Return what is published here from another lockfile than the cluster's; `CoordinatorUnavailable`.
-
-        One question to ZooKeeper for each environment.
-        """
-        return agreement.drift(self.context)
-
-    def unshared(self) -> tuple[EnvName, ...]:
-        """Return what is published here from a lockfile of which the cluster has none yet; `align` publishes it."""
-        return agreement.unshared(self.context)
 
     @_writes
     def repair(

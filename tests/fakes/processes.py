@@ -74,14 +74,21 @@ def die_with_parent() -> None:
     _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
+_strangers: set[int] = set()
+"""What ran before the test began, such as servers that many tests share."""
+
+
 @contextlib.contextmanager
 def subreaper() -> Iterator[None]:
     """Become the parent of every orphan among our descendants, so that a test can count them."""
+    before = {process.pid for process in psutil.Process().children(recursive=True)} - _strangers
+    _strangers.update(before)
     _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     try:
         yield
     finally:
         _prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
+        _strangers.difference_update(before)
 
 
 @contextlib.contextmanager
@@ -91,7 +98,7 @@ def no_process_left() -> Iterator[None]:
         try:
             yield
         finally:
-            left = psutil.Process().children(recursive=True)
+            left = [process for process in psutil.Process().children(recursive=True) if process.pid not in _strangers]
             # A process that ends at this very moment, since its parent did, is none that was left.
             _, alive = psutil.wait_procs([process for process in left if process.is_running()], timeout=_MOMENT_S)
             for process in alive:
@@ -103,14 +110,19 @@ def no_process_left() -> Iterator[None]:
 def wait_for_orphans() -> None:
     """Wait until no child and no orphan of ours is left; under `subreaper`."""
     # Not by psutil, which looks at every process of the machine; this runs hundreds of times.
-    while pids := Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split():
-        fd = os.pidfd_open(int(pids[0]))
+    while pids := _children() - _strangers:
+        pid = pids.pop()
+        fd = os.pidfd_open(pid)
         try:
             if not select.select([fd], [], [], LIMIT_S)[0]:
-                raise TimeoutError(f"process {pids[0]} does not end")
+                raise TimeoutError(f"process {pid} does not end")
         finally:
             os.close(fd)
-        os.waitpid(int(pids[0]), 0)
+        os.waitpid(pid, 0)
+
+
+def _children() -> set[int]:
+    return set(map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text(encoding="ascii").split()))
 
 
 def die_now() -> NoReturn:
