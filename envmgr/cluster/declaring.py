@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from envmgr import codec
-from envmgr.errors import InvalidSpec, LockfileTooLarge, NameCollision
+from envmgr.errors import Corrupt, InvalidSpec, LockfileTooLarge, NameCollision
 from envmgr.model import Spec
 from envmgr.spec import parse, reader_of
-from envmgr.wire.cluster import LARGEST_NODE_BYTES, LARGEST_TEXT_BYTES, Intent, encode
+from envmgr.wire.cluster import LARGEST_NODE_BYTES, LARGEST_TEXT_BYTES, Intent, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.wire.cluster import Declaration
@@ -59,8 +59,10 @@ def check_size(intent: Intent) -> None:
     """Raise what is to be said of a spec that does not fit into one node."""
     data = encode(intent)
     size = len(data)
-    if size <= LARGEST_NODE_BYTES and len(zlib.decompress(data)) <= LARGEST_TEXT_BYTES:
-        return
+    if size <= LARGEST_NODE_BYTES:
+        with contextlib.suppress(Corrupt):
+            decode(Intent, data, intent.name)
+            return
     message = (
         f"the spec of {intent.name} has {size} bytes, compressed; a node of ZooKeeper takes {LARGEST_NODE_BYTES} "
         f"with {LARGEST_TEXT_BYTES} bytes of text, so it cannot be declared"

@@ -68,6 +68,7 @@ LARGEST_NODE_BYTES = 900_000
 """ZooKeeper's own limit for a whole request is 1 MiB, and exceeding it looks like a lost connection."""
 LARGEST_TEXT_BYTES = 32 << 20
 """Of a record; no host writes one of which 900,000 bytes are more than some megabytes of text."""
+_MOST_VALUES = 2_000_000
 _LONGEST_WORDS = 300
 _HALF_PAIR = re.compile(rb"\\u[dD][89a-fA-F]")
 
@@ -93,6 +94,8 @@ def decode(cls: type[T], data: bytes, where: str) -> T:
         text = decompressor.decompress(data, LARGEST_TEXT_BYTES)
         if not decompressor.eof:
             raise ValueError("it is cut off, or too long")
+        if sum(map(text.count, (b",", b"[", b"{"))) > _MOST_VALUES:  # each takes far more memory than its text
+            raise ValueError("it has far more values than any record")
         if _HALF_PAIR.search(text):
             text = json.dumps(json.loads(text), ensure_ascii=False).encode(errors="replace")
         return codec.load(cls, json.loads(text, parse_float=_finite, parse_constant=_finite))

@@ -33,10 +33,11 @@ def node(text: str) -> bytes:
         node(json.dumps({"host": "a", "instance": "b", "environments": [{"name": "x", "state": WORD}]})),
         node(json.dumps({"host": "a", "instance": "b", "environments": {WORD: 1}})),
         zlib.compress(b" " * (64 << 20)),
+        zlib.compress(b"[" + b"[]," * 5_000_000 + b"[]]"),
         node("{}")[:-1],
         b"",
     ],
-    ids=["long", "infinite", "nan", "constant", "half", "deep", "state", "key", "bomb", "cut", "empty"],
+    ids=["long", "infinite", "nan", "constant", "half", "deep", "state", "key", "bomb", "many", "cut", "empty"],
 )
 def test_what_is_no_record_is_damaged(data: bytes) -> None:
     """Nothing but `Corrupt` comes of it, in few words: they are told from host to host."""
