@@ -2,7 +2,7 @@
 
 One thread. It turns when something happened (a job ended, the revision changed, the connection came back, somebody
 called `wake`), when something is due, and each ``agent_interval_s``, give or take a fifth: that pass is what counts,
-the rest only makes it come sooner. Where nothing changed, a pass costs one read of ``/v1/revision`` and a listing of
+the rest only makes it come sooner. Where nothing changed, a pass costs one look at ``/v1/revision`` and a listing of
 the store's names. A change of the revision is followed within a moment that grows with the number of hosts, up to
 `LONGEST_JITTER_S`, so that they do not all read at once.
 

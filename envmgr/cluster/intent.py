@@ -1,7 +1,7 @@
 """What the cluster wants of one host, read again and again at the cost of what changed.
 
-`Wanted.refresh` costs one read when nothing changed; else it reads what the changes since then name; else (the first
-time, too far behind, after an import) everything.
+`Wanted.refresh` costs one look at a stamp when nothing changed; else it reads what the changes since then name; else
+(the first time, too far behind, after an import) everything.
 
 What a host remembers of the tree beyond its own life is `Seen`; the agent keeps it. With it the host notices
 
@@ -27,7 +27,7 @@ from envmgr.names import Alias, EnvName
 from envmgr.wire.cluster import Cluster, Intent, Revision, decode
 
 if TYPE_CHECKING:
-    from envmgr.coordination.zookeeper.nodes import Tree
+    from envmgr.coordination.zookeeper.nodes import Stamp, Tree
 
 _ALIAS = "aliases/"
 _CORDON = "cordons/"
@@ -62,6 +62,7 @@ class Wanted:
     cluster: Cluster | None = None
     revision: int = -1
     token: str = ""
+    stamp: Stamp | None = None
     intents: Mapping[EnvName, Intent] = field(default_factory=dict)
     aliases: Mapping[Alias, EnvName] = field(default_factory=dict)
     is_cordoned: bool = False
@@ -96,13 +97,15 @@ class Wanted:
 
         Raises `ClusterTreeRefused`, `CoordinatorUnavailable`; then nothing is known, and nothing is to be done.
         """
-        revision = _revision(tree, watch)
+        if self.cluster is not None and tree.stamp(paths.REVISION, watch=watch) == self.stamp:
+            return self  # the node itself holds the last changes, which are many times as much
+        revision, stamp = _revision(tree, watch)
         if revision is not None and self._is_known(revision):
             return self
         if self.seen is not None and (revision is None or revision.number < self.seen.revision):
             # A server that is behind looks like an emptied or a restored tree, until it has caught up.
             tree.sync()
-            revision = _revision(tree, None)
+            revision, stamp = _revision(tree, None)
             if revision is not None and self._is_known(revision):
                 return self
         cluster = self._cluster(tree, revision)
@@ -116,6 +119,7 @@ class Wanted:
             seen=_seen(self.seen, cluster, revision, token),
             revision=revision.number,
             token=token,
+            stamp=stamp,
         )
         return _read_all(refreshed, tree) if what is None else _read(refreshed, tree, what)
 
@@ -155,9 +159,9 @@ class Wanted:
         return frozenset(word for number in missed for word in known[number].what)
 
 
-def _revision(tree: Tree, watch: Callable[[], None] | None) -> Revision | None:
+def _revision(tree: Tree, watch: Callable[[], None] | None) -> tuple[Revision | None, Stamp | None]:
     node = tree.get(paths.REVISION, watch=watch)
-    return None if node is None else decode(Revision, node.data, paths.REVISION)
+    return (None, None) if node is None else (decode(Revision, node.data, paths.REVISION), node.stamp)
 
 
 def _seen(seen: Seen | None, cluster: Cluster, revision: Revision, token: str) -> Seen:

@@ -309,5 +309,6 @@ def test_hosts_that_give_archives_are_known_before_anything_is_made() -> None:
     world.settle()
     assert world.coordinator.siblings.others == ("http://there:1",)
     world.session.reads.clear()
+    world.session.glances.clear()
     world.turn()
-    assert world.session.reads == [paths.REVISION]
+    assert (world.session.glances, world.session.reads) == ([paths.REVISION], [])

@@ -30,17 +30,18 @@ def test_what_is_declared_is_made_and_told() -> None:
     assert world.hands.take_done() == ["make"]
 
 
-def test_at_rest_a_pass_is_one_read() -> None:
-    """Where nothing changed, a pass reads the revision, asks for no lockfile, and writes nothing."""
+def test_at_rest_a_pass_is_one_look() -> None:
+    """Where nothing changed, a pass looks at the revision's stamp, reads nothing, asks for no lockfile, and writes nothing."""
     world = World()
     for number in range(5):
         world.declare(f"p{number}")
     world.settle(5)
     nodes, asked = world.servers.nodes, world.hands.asked
     world.session.reads.clear()
+    world.session.glances.clear()
     for _ in range(10):
         world.turn()
-    assert world.session.reads == [paths.REVISION] * 10
+    assert (world.session.glances, world.session.reads) == ([paths.REVISION] * 10, [])
     assert world.servers.nodes == nodes
     assert world.hands.asked == asked
 

@@ -22,7 +22,7 @@ from envmgr.agent.jobs import Job, attempt
 from envmgr.agent.memory import Memory
 from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.coordination.zookeeper.nodes import Node
+from envmgr.coordination.zookeeper.nodes import Node, Stamp
 from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
 from envmgr.events import Reporter
 from envmgr.model import Spec
@@ -56,6 +56,11 @@ class Session(FakeTree):
         if self.is_silent:
             raise CoordinatorUnavailable(f"ZooKeeper does not answer about {path}")
         return super().get(path, watch=watch, timeout_s=timeout_s)
+
+    def stamp(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = 5.0) -> Stamp | None:
+        if self.is_silent:
+            raise CoordinatorUnavailable(f"ZooKeeper does not answer about {path}")
+        return super().stamp(path, watch=watch, timeout_s=timeout_s)
 
     @property
     def session_id(self) -> int:

@@ -46,14 +46,15 @@ def test_before_there_is_a_cluster_nothing_is_wanted(host: FakeTree) -> None:
 
 
 def test_nothing_new_costs_one_read(host: FakeTree, admin: Administration) -> None:
-    """A host at rest reads the revision and nothing else, however many environments there are."""
+    """A host at rest looks whether the revision was written, and reads nothing, however many environments there are."""
     admin.create(X)
     admin.create(Y)
     wanted = Wanted(host="a").refresh(host)
     assert wanted.present().keys() == {name_of(X), name_of(Y)}
+    host.glances.clear()
     again, reads = read_by(host, wanted)
     assert again is wanted
-    assert reads == [paths.REVISION]
+    assert (host.glances, reads) == ([paths.REVISION], [])
 
 
 def test_a_change_costs_one_more_read(host: FakeTree, admin: Administration) -> None:

@@ -20,6 +20,7 @@ from envmgr.coordination.zookeeper.nodes import (
     NotEmpty,
     Operation,
     Put,
+    Stamp,
 )
 from envmgr.errors import CoordinatorUnavailable, LockfileTooLarge
 from envmgr.wire.cluster import LARGEST_NODE_BYTES
@@ -107,7 +108,8 @@ def _children(nodes: Mapping[str, Node], path: str) -> tuple[str, ...]:
 class FakeTree:
     """One session.
 
-    `reads` holds what was asked for; `lose_next` says what becomes of the next write; `interlude` is done before it.
+    `reads` holds what was asked for, `glances` of what only the stamp was; `lose_next` says what becomes of the next
+    write; `interlude` is done before it.
     """
 
     def __init__(self, servers: FakeServers, session: int) -> None:
@@ -118,6 +120,7 @@ class FakeTree:
         self.lose_next: Loss | None = None
         self.interlude: Callable[[], object] | None = None
         self.reads: list[str] = []
+        self.glances: list[str] = []
 
     def lag(self) -> None:
         """See no write of others from now on, until `sync` or a write."""
@@ -136,6 +139,14 @@ class FakeTree:
             if watch is not None:
                 self._servers.watch("data", path, watch)
             return self._nodes.get(path)
+
+    def stamp(self, path: str, *, watch: Watch | None = None, timeout_s: float = 5.0) -> Stamp | None:
+        with self._servers.lock:
+            self.glances.append(path)
+            if watch is not None:
+                self._servers.watch("data", path, watch)
+            node = self._nodes.get(path)
+            return None if node is None else node.stamp
 
     def children(self, path: str, *, watch: Watch | None = None, timeout_s: float = 5.0) -> tuple[str, ...]:
         with self._servers.lock:

@@ -35,6 +35,10 @@ class NotEmpty(TreeError):
     """The node has children and cannot be deleted."""
 
 
+Stamp = tuple[int, int, float]
+"""What no two writes of a node have in common: its czxid, its mzxid, and when it was modified."""
+
+
 @dataclass(frozen=True, slots=True)
 class Node:
     """A node's data and what ZooKeeper knows of it; `modified_at` is UTC seconds by the leader's clock.
@@ -49,6 +53,10 @@ class Node:
     ephemeral_owner: int
     modified_at: float
     children: int = 0
+
+    @property
+    def stamp(self) -> Stamp:
+        return self.czxid, self.mzxid, self.modified_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +109,9 @@ class Tree(Protocol):
 
     def get(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...) -> Node | None:
         """Return a node, or ``None``; it may be a little behind (see `sync`), never behind what was read before."""
+
+    def stamp(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...) -> Stamp | None:
+        """Return the `Node.stamp` of a node, or ``None``, without reading its data; `watch` as with `get`."""
 
     def children(
         self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = ...

@@ -47,6 +47,7 @@ from envmgr.coordination.zookeeper.nodes import (
     NotEmpty,
     Operation,
     Put,
+    Stamp,
     TreeError,
 )
 from envmgr.errors import LockfileTooLarge, PermissionRefused
@@ -100,6 +101,13 @@ class Session(Link):
                 return None
             if self._ask(path, lambda c: c.exists_async(full, watch=watcher), deadline, may_repeat=True) is None:
                 return None
+
+    def stamp(self, path: str, *, watch: Watch | None = None, timeout_s: float = CALL_S) -> Stamp | None:
+        """Return the stamp of a node, ``None`` if there is none, without its data."""
+        deadline = self._clock.monotonic() + timeout_s
+        full, watcher = self._full(path), self._watcher(watch)
+        stat = self._ask(path, lambda c: c.exists_async(full, watch=watcher), deadline, may_repeat=True)
+        return None if stat is None else _node(b"", stat).stamp
 
     def children(
         self, path: str, *, watch: Watch | None = None, is_current: bool = False, timeout_s: float = CALL_S

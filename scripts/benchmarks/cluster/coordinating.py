@@ -114,7 +114,7 @@ async def _at_rest(work: Workspace, servers: Servers, sizes: Sequence[int]) -> t
                 before = tap.traffic.copy()
                 await asyncio.sleep(_REST_S)
                 rest = tap.traffic.since(before)
-                passes = rest.operations["getData"] or 1  # one read of the revision each
+                passes = rest.operations["exists"] or 1  # one look at the revision each
                 operations.append(rest.total / passes)
                 # Pings come by time, not by pass: a request and an answer of twelve and twenty bytes.
                 sizes_bytes.append((rest.bytes - rest.operations["ping"] * 32) / passes)

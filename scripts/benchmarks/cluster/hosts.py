@@ -68,6 +68,7 @@ class SimulatedHost:
         self._store_id = str(uuid.uuid4())
         self._environments: dict[str, EnvironmentStatus] = {}
         self._revision = 0
+        self._revision_version = -1
         self._status_version = -1
         self._hosts = 1
         self._looked_around_at = float("-inf")
@@ -153,9 +154,10 @@ class SimulatedHost:
 
     async def _look(self) -> None:
         """Do one pass: follow what changed since the last."""
-        revision = await self._read_revision()
-        if revision.number == self._revision:
+        node = await self._session.exists(paths.REVISION, self._change.set)
+        if node is not None and node.version == self._revision_version:
             return
+        revision = await self._read_revision()
         missed = [change for change in revision.changes if change.revision > self._revision]
         self._revision = revision.number
         names = {word for change in missed for word in change.what if word.startswith("env-")}
@@ -179,6 +181,7 @@ class SimulatedHost:
         node = await self._session.get(paths.REVISION, self._change.set)
         if node is None:
             raise BenchError("there is no cluster for a simulated host to join")
+        self._revision_version = node.version
         return decode(Revision, node.data, paths.REVISION)
 
     async def _read_intent(self, name: str) -> Intent:

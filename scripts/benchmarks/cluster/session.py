@@ -61,9 +61,9 @@ class ThinSession:
             answer = await self._ask(Request("create", above[depth]))
             depth += -1 if answer.error == jute.NO_NODE else 1
 
-    async def exists(self, path: str) -> Answer | None:
+    async def exists(self, path: str, watch: Watch | None = None) -> Answer | None:
         """Return what is known of a node but its data, ``None`` if there is none."""
-        answer = await self._ask(Request("exists", self.root + path))
+        answer = await self._ask(Request("exists", self.root + path, is_watching=watch is not None), watch)
         return None if answer.error == jute.NO_NODE else answer
 
     async def put(self, path: str, data: bytes, version: int = -1) -> Answer:
