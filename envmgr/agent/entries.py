@@ -74,7 +74,9 @@ class Entry:
     def fail(self, job: Job, error: EnvmgrError, clock: Clock, back_off_s: Callable[[int], float]) -> None:
         """Note how a try failed, and when there may be another one."""
         attempts = self.status.attempts
-        is_passing = error.is_transient or isinstance(error, _PASSING)
+        # What this host remembered of an earlier try was no try; what the cluster remembers names the host.
+        is_untried = error.fields.get("is_repeated") is True and "host" not in error.fields
+        is_passing = error.is_transient or isinstance(error, _PASSING) or is_untried
         pause_s = back_off_s(attempts) if is_passing else None
         self.failed = Failed(
             error,

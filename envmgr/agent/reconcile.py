@@ -19,8 +19,8 @@ before anything is begun, and forgotten when it is gone. So what was here before
 what the host has made for itself while an ``absent`` is still in the tree stays.
 
 **Failures** stay and are shown. A transient one is tried again after 10 s, then twice as long, up to 300 s; so is a
-full disk, which the daemon's own collection may have helped. A permanent one waits until an administrator asks for a
-new try, has it solved anew, or the daemon starts again.
+full disk, which the daemon's own collection may have helped, and what was only told of an earlier try on this host. A
+permanent one waits until an administrator asks for a new try, has it solved anew, or the daemon starts again.
 
 Only the agent's thread calls this. Nothing here blocks but what `envmgr.agent.hands` calls quick.
 """
@@ -86,6 +86,7 @@ class Reconciler:
         self._heal = memory.heal
         self._is_leaving = False
         self._passed_at = clock.monotonic()
+        self._is_unanswered = False
         self._alias_problems: tuple[str, ...] = ()
 
     # --------------------------------------------------------------------------------------------- what others may ask
@@ -137,6 +138,7 @@ class Reconciler:
             return
         self._wanted, self._epoch, self._heal = wanted, epoch, wanted.cluster.heal
         self._passed_at = self._clock.monotonic()
+        self._is_unanswered = False
         self._end_removals()
         for entry in self._all():
             self._note_end(entry)
@@ -228,9 +230,12 @@ class Reconciler:
     def _compare(self, entry: Entry, installed: Installed, key: tuple[object, ...]) -> bool:
         """Know the digest of the cluster's lockfile; asked once for each build, and after what can have changed it."""
         if entry.compared != key:
+            if self._is_unanswered:  # a pass waits for one answer that does not come, not for hundreds
+                return False
             try:
                 entry.theirs = self._hands.cluster_digest(EnvName(entry.status.name), installed.machine_class)
             except CoordinatorUnavailable:
+                self._is_unanswered = True
                 return False
             entry.compared = key
         return True

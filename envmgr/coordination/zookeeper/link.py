@@ -25,6 +25,7 @@ from envmgr.errors import CoordinatorUnavailable, EnvmgrError
 
 State = Literal["connected", "suspended", "lost"]
 Watch = Callable[[], None]
+_FAREWELL_S = 1.0
 _log = logging.getLogger("envmgr.zookeeper")
 
 
@@ -118,6 +119,9 @@ class Link(abc.ABC):
         for _, after in self._closers:
             after()
         if self._keeper is not None and self._teller is not None:
+            self._keeper.join(_FAREWELL_S)
+            if self._client is not None and self._keeper.is_alive():
+                self._client.drop()  # it waits for an answer of a server that stands still
             self._keeper.join()
             if self._client is not None:
                 self._client.end()
@@ -164,8 +168,8 @@ class Link(abc.ABC):
         return self._lease.until()
 
     def is_certain(self, epoch: int) -> bool:
-        """Tell whether the session of that epoch certainly lives at this moment; false after a fork."""
-        return os.getpid() == self._pid and self._clock.monotonic() < self._lease.until(epoch)
+        """Tell whether the session of that epoch certainly lives now; false after a fork, and once it ends."""
+        return os.getpid() == self._pid and not self._is_closed and self._clock.monotonic() < self._lease.until(epoch)
 
     @contextlib.contextmanager
     def relying(self) -> Iterator[None]:
