@@ -258,11 +258,11 @@ class Agent:
             self._refused = str(error).replace("\nhint: ", "; ") + where
         except (EnvmgrError, OSError) as error:
             self._trouble = str(error).replace("\n", "; ")
-            due.append(now + RETRY_S)
+            due += [now + RETRY_S, *self._tell_trouble()]
         except Exception as error:  # noqa: BLE001 - the agent of a host never ends before its daemon
             _log.exception("agent: a pass failed unexpectedly")
             self._trouble = f"unexpected {type(error).__name__} in the agent; the log has the details"
-            due.append(now + RETRY_S)
+            due += [now + RETRY_S, *self._tell_trouble()]
         self._say()
         with self._woken:
             return min([self._look_at, *due])
@@ -404,6 +404,17 @@ class Agent:
             ),
         )
         return self._status.flush(is_last=is_last)
+
+    def _tell_trouble(self) -> list[float]:
+        """Write down what ended this pass, since the next may end there, too; return when to write, if not now."""
+        if not (self._membership.has_joined and self._session.is_connected):
+            return []
+        try:
+            later = self._tell()
+        except Exception:  # noqa: BLE001 - it tells of a failure, and may meet the same
+            _log.warning("the cluster could not be told what keeps this host", exc_info=True)
+            return []
+        return [] if later is None else [later]
 
     def _problem(self) -> str | None:
         """Return what keeps this host from what the cluster wants, in words."""

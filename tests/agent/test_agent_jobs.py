@@ -71,6 +71,9 @@ def test_a_surprise_of_the_agent_ends_nothing() -> None:
     world.hands.surprise = ZeroDivisionError()
     world.turn()
     assert "ZeroDivisionError" in str(world.agent.glance().problem)
+    world.turn()
+    assert "ZeroDivisionError" in str(world.told.problem), "the cluster sees a host that seems to be well"
     world.hands.surprise = None
     world.settle()
     assert world.state(name).state == "ready"
+    assert world.told.problem is None
