@@ -24,9 +24,10 @@ def set_aliases(
     ours = dict(before)
     problems = []
     for alias, name in wanted.items():
-        if name in ready and ours.get(alias) != name:
+        if name in ready:
             try:
-                hands.set_alias(alias, name)
+                if hands.target(alias) != name:  # somebody on this host may have taken it since
+                    hands.set_alias(alias, name)
                 ours[alias] = name
             except (EnvmgrError, OSError) as error:
                 problems.append(f"alias {alias}: {error}")

@@ -34,6 +34,9 @@ class Hands(Protocol):
     def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
         """Return the digest of the cluster's lockfile in force, ``None`` if there is none; asks ZooKeeper."""
 
+    def target(self, alias: Alias) -> EnvName | None:
+        """Return what an alias stands for here, whoever set it; ``None``: it is not set."""
+
     def set_alias(self, alias: Alias, name: EnvName) -> None:
         """Let an alias stand for a published environment, whatever it stood for before."""
 

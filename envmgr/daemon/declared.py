@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from envmgr import ready
 from envmgr.agent.hands import Installed
 from envmgr.coordination.zookeeper import tree
 from envmgr.errors import Cancelled, CoordinatorUnavailable, Corrupt, EnvmgrError, StoreTooNew
@@ -65,6 +66,9 @@ class Declared:
         if not self._coordinator.session.is_connected:
             raise CoordinatorUnavailable("ZooKeeper does not answer")
         return self._coordinator.lock_digest(name, machine_class)
+
+    def target(self, alias: Alias) -> EnvName | None:
+        return ready.resolve_alias(str(self._layout.root), alias)
 
     def set_alias(self, alias: Alias, name: EnvName) -> None:
         self._service.manager.set_alias(alias, name, move=True)

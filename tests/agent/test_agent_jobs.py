@@ -77,3 +77,16 @@ def test_a_surprise_of_the_agent_ends_nothing() -> None:
     world.settle()
     assert world.state(name).state == "ready"
     assert world.told.problem is None
+
+
+def test_an_alias_of_the_cluster_that_somebody_takes_comes_back() -> None:
+    """What a user of the host does to it, moving or removing it, lasts until the next pass."""
+    world = World()
+    name, other = world.declare("numpy", alias="tools"), world.declare("scipy")
+    world.settle()
+    world.hands.aliases["tools"] = other  # type: ignore[index]
+    world.turn()
+    assert world.hands.aliases == {"tools": name}
+    world.hands.aliases.clear()
+    world.turn()
+    assert world.hands.aliases == {"tools": name}

@@ -115,6 +115,9 @@ class Hands:
         self.asked += 1
         return self.solved.get(name)
 
+    def target(self, alias: Alias) -> EnvName | None:
+        return self.aliases.get(alias)
+
     def set_alias(self, alias: Alias, name: EnvName) -> None:
         self.aliases[alias] = name
 
