@@ -52,6 +52,7 @@ RETRY_S = 5.0
 PROGRESS_PER_S = 200.0
 """So often all hosts together tell at most how far their builds are: thousands would be the servers' main work."""
 _END_S = 10.0
+_LAST_S = 2.0
 _log = logging.getLogger(__name__)
 
 
@@ -184,8 +185,9 @@ class Agent:
                 _log.warning("this host left its cluster without a word: ZooKeeper does not answer")
                 return
         if self._session.is_connected and self._membership.has_joined and self._refused is None:
-            self._act()  # to see how what ran has ended
             try:
+                self._session.sync(timeout_s=_LAST_S)  # nobody is held up by servers that stand still
+                self._act()  # to see how what ran has ended
                 self._tell(is_last=True)
                 self._membership.leave()
             except EnvmgrError as error:

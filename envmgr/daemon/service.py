@@ -80,6 +80,7 @@ class Service(Inspection):
         self._teller = Teller(observer or Nobody(), self._layout, manager.context.clock)
         self._reread = reread
         self._admission = threading.Lock()
+        self._reloading = threading.Lock()
         self._remembered: Counter[EnvName] = Counter()
         operations.hear_of_ends(self._teller.ended)
 
@@ -336,13 +337,14 @@ class Service(Inspection):
         """Read the settings again; where they are wrong, the old ones stay and the error is raised."""
         if self._reread is None:
             return
-        settings = self._reread()
-        self.work_with(replace(self._managers.use.context, settings=settings))
-        self._operations.set_limits(
-            max_running=settings.max_builds,
-            max_waiting=settings.max_waiting,
-            max_waiting_per_caller=settings.max_waiting_per_user,
-        )
+        with self._reloading:  # by a signal and by the cluster: what was read last is to be in force
+            settings = self._reread()
+            self.work_with(replace(self._managers.use.context, settings=settings))
+            self._operations.set_limits(
+                max_running=settings.max_builds,
+                max_waiting=settings.max_waiting,
+                max_waiting_per_caller=settings.max_waiting_per_user,
+            )
 
     def work_with(self, context: Context) -> None:
         """Do from now on all with these settings and this coordinator."""

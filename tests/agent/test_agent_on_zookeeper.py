@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -124,3 +125,21 @@ def test_an_agent_that_comes_and_goes_leaves_nothing(endpoint: Endpoint, admin: 
         assert admin.session.children(paths.HOSTS) == ()
         assert threading.active_count() == before
     assert not admin.row(name, "a").is_live
+
+
+@pytest.mark.slow
+def test_servers_that_stand_still_do_not_hold_up_the_end() -> None:
+    """With a session that would last for long, a host is gone after a few seconds, its last word unheard."""
+    with Servers(1) as servers:
+        endpoint = Endpoint(servers=servers.addresses, root="/still", session_s=30.0)
+        with administrator(endpoint) as admin:
+            name = admin.create("numpy")
+            found = Host(endpoint, identity("a"))
+            found.start()
+            admin.until_state(name, "ready", "a")
+        servers.signal(0, signal.SIGSTOP)
+        began = time.monotonic()
+        found.agent.leave()
+        assert time.monotonic() - began < 4.9
+        found.session.close()
+        servers.signal(0, signal.SIGCONT)
