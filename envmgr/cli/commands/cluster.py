@@ -45,7 +45,10 @@ def create(
     context: typer.Context,
     file: options.SpecFile,
     host: Annotated[
-        list[str] | None, typer.Option("--host", metavar="H", show_default=False, help="This host (may be repeated).")
+        list[str] | None,
+        typer.Option(
+            "--host", metavar="H", show_default=False, help="This host (may be repeated); waited for even when away."
+        ),
     ] = None,
     label: Annotated[
         list[str] | None,
