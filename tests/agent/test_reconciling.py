@@ -31,7 +31,7 @@ def test_what_is_declared_is_made_and_told() -> None:
 
 
 def test_at_rest_a_pass_is_one_look() -> None:
-    """Where nothing changed, a pass looks at the revision's stamp, reads nothing, asks for no lockfile, and writes nothing."""
+    """Where nothing changed, a pass looks at the revision's stamp, reads and writes nothing, asks for no lockfile."""
     world = World()
     for number in range(5):
         world.declare(f"p{number}")
@@ -201,7 +201,7 @@ def test_a_published_failure_of_any_code_waits() -> None:
     """What another host wrote does not have this one try again and again without a pause."""
     world = World()
     name = world.declare("numpy")
-    world.hands.fails[name] = Cancelled("so it says", is_repeated=True)
+    world.hands.fails[name] = Cancelled("so it says", is_repeated=True, host="another")
     world.settle()
     assert world.hands.take_done() == ["make"]
     assert world.state(name).state == "failed"

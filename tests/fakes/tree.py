@@ -80,7 +80,7 @@ def _apply(nodes: dict[str, Node], operation: Operation, index: int, zxid: int, 
             raise NodeExists(path, index)
         if _parent(path) and _parent(path) not in nodes:
             raise NoNode(path, index)
-        nodes[path] = Node(operation.data, 0, zxid, zxid, owner if operation.is_ephemeral else 0, 0.0)
+        nodes[path] = Node(operation.data, 0, zxid, zxid, owner if operation.is_ephemeral else 0, float(next(_times)))
         return
     if node is None:
         raise NoNode(path, index)
@@ -89,9 +89,14 @@ def _apply(nodes: dict[str, Node], operation: Operation, index: int, zxid: int, 
     if operation.version not in (-1, node.version):
         raise BadVersion(path, index)
     if isinstance(operation, Put):
-        nodes[path] = dataclasses.replace(node, data=operation.data, version=node.version + 1, mzxid=zxid)
+        nodes[path] = dataclasses.replace(
+            node, data=operation.data, version=node.version + 1, mzxid=zxid, modified_at=float(next(_times))
+        )
     elif isinstance(operation, Delete):
         del nodes[path]
+
+
+_times = itertools.count(1_800_000_000)
 
 
 def _parent(path: str) -> str:

@@ -255,7 +255,9 @@ class SimulatedHost:
         name = intent.name
         telling = asyncio.create_task(self._tell_from_time_to_time())
         try:
+            await self._check_tree()
             async with self._claim(paths.build_claim(self._store_id, name)):
+                await self._check_tree()
                 if not await self._published(name):
                     await self._solve(name)
                 self._phases[name] = "link"
@@ -271,8 +273,13 @@ class SimulatedHost:
         if name in self._awaited:
             self._awaited[name].set()
 
+    async def _check_tree(self) -> None:
+        """See that the tree still is the cluster's, before anything is claimed or read there for a build."""
+        await self._session.get(paths.CLUSTER)
+
     async def _solve(self, name: str) -> None:
         """Wait for who solves, outside the queue; or be the one."""
+        await self._check_tree()
         path = paths.solve_claim(name, CLASS)
         gate = f"{paths.CLAIMS}/gates/{path.removeprefix(paths.CLAIMS + '/').replace('/', '@')}"
         while True:
