@@ -119,9 +119,7 @@ def test_a_simulated_host_that_asks_something_else_is_refused() -> None:
     """A run ends with every difference between a real host and a simulated one, by role."""
     same = {"join": Counter(["getData /a"]), "wait": Counter(["sync ", "sync "])}
     comparing.compare(same, same)
-    with pytest.raises(
-        BenchError, match=r"(?s)wait: only the real host: sync.*simulated host: exists /b"
-    ):
+    with pytest.raises(BenchError, match=r"(?s)wait: only the real host: sync.*simulated host: exists /b"):
         comparing.compare(same, {**same, "wait": Counter(["sync ", "exists /b"])})
 
 
