@@ -20,6 +20,7 @@ from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 if TYPE_CHECKING:
     from envmgr.names import Alias
     from envmgr.wire import cluster as wire
+    from envmgr.wire.tree import Cluster
 
 
 class Clock(Protocol):
@@ -240,7 +241,7 @@ class Administration(Protocol):
     def watching(self, name: EnvName) -> AbstractContextManager[Watching]:
         """Follow one environment for the length of a block."""
 
-    def heal(self) -> wire.Cluster:
+    def heal(self) -> Cluster:
         """Have the hosts bring what drifted back in line."""
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
@@ -258,7 +259,7 @@ class Administration(Protocol):
     def remove_alias(self, alias: Alias) -> EnvName:
         """Drop an alias, and return what it stood for."""
 
-    def cluster(self) -> wire.Cluster:
+    def cluster(self) -> Cluster:
         """Return who the cluster is, and what all its hosts share."""
 
     def change_settings(
@@ -267,7 +268,7 @@ class Administration(Protocol):
         classes: Mapping[str, Mapping[str, str] | None] | None = None,
         *,
         upgrade_format: bool = False,
-    ) -> wire.Cluster:
+    ) -> Cluster:
         """Change cluster-wide settings and machine classes; ``None`` takes one away. Raises `UsageError`.
 
         A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
@@ -276,5 +277,5 @@ class Administration(Protocol):
     def export(self) -> wire.Exported:
         """Return the whole intent."""
 
-    def import_(self, document: wire.Exported, *, replace: bool = False) -> wire.Cluster:
+    def import_(self, document: wire.Exported, *, replace: bool = False) -> Cluster:
         """Put an exported intent into the tree: into an empty one, or with `replace` in place of what is there."""

@@ -22,7 +22,7 @@ import random
 import threading
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from envmgr.agent.jobs import Threads
 from envmgr.agent.membership import Membership
@@ -30,16 +30,14 @@ from envmgr.agent.neighbours import Neighbours
 from envmgr.agent.reconcile import Reconciler
 from envmgr.agent.status import PROGRESS_S, StatusWriter
 from envmgr.cluster.intent import Seen, Wanted
-from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, EnvmgrError
 from envmgr.names import EnvName
-from envmgr.ports import Siblings
 from envmgr.version import __version__
 from envmgr.wire import socket as wire
-from envmgr.wire.cluster import Host, HostStatus, Progress
+from envmgr.wire.tree import Host, HostStatus, Progress
 
 if TYPE_CHECKING:
-    from envmgr.agent.hands import Hands, Turns
+    from envmgr.agent.hands import Hands, Session, Told, Turns
     from envmgr.agent.identity import Identity
     from envmgr.agent.jobs import Jobs
     from envmgr.agent.memory import Memory
@@ -54,41 +52,6 @@ PROGRESS_PER_S = 200.0
 _END_S = 10.0
 _LAST_S = 2.0
 _log = logging.getLogger(__name__)
-
-
-class Session(Tree, Protocol):
-    """The tree, and the session on which it is read."""
-
-    @property
-    def is_connected(self) -> bool:
-        """Whether a server answers, as far as is known."""
-
-    @property
-    def epoch(self) -> int:
-        """How many sessions there were."""
-
-    @property
-    def session_id(self) -> int:
-        """The owner of the ephemeral nodes that this session makes."""
-
-    def hear(self, listener: Callable[[str], None]) -> Callable[[], None]:
-        """Call `listener` with each change of state, on any thread; return what ends that."""
-
-
-class Told(Protocol):
-    """The coordinator, as far as the agent tells it what it has read."""
-
-    def named(self, host: str) -> None:
-        """Hear under which name this host has joined."""
-
-    def declared(self, names: Mapping[EnvName, int]) -> None:
-        """Hear what the cluster wants here, with the least generation of each lockfile."""
-
-    def living(self, siblings: Siblings) -> None:
-        """Hear which hosts give archives."""
-
-    def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
-        """Hear which machine classes the cluster declares."""
 
 
 class Agent:

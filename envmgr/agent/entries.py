@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from envmgr.errors import EnvmgrError, NoSpace, UnsuitableFilesystem
 from envmgr.settings.redact import redact
-from envmgr.wire.cluster import EnvironmentStatus, EnvState
+from envmgr.wire.tree import EnvironmentStatus, EnvState
 
 if TYPE_CHECKING:
     from envmgr.agent.jobs import Job, Kind

@@ -1,4 +1,4 @@
-"""What the agent asks of the host that it acts for: the seam to the daemon, whose fake is in ``tests/``."""
+"""What the agent works with: its host, the cluster's tree, and who hears what it read. The fakes are in ``tests/``."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from envmgr.coordination.zookeeper.nodes import Tree
+
 if TYPE_CHECKING:
     from envmgr.events import Reporter
     from envmgr.model import Spec
     from envmgr.names import Alias, BuildId, EnvName
+    from envmgr.ports import Siblings
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +66,38 @@ class Turns(Protocol):
 
     def turn(self, name: EnvName, places: int, *, is_cancelled: Callable[[], bool]) -> AbstractContextManager[object]:
         """Wait for a turn and hold it for the length of the block; `CoordinatorUnavailable`, `Cancelled`."""
+
+
+class Session(Tree, Protocol):
+    """The tree, and the session on which it is read."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether a server answers, as far as is known."""
+
+    @property
+    def epoch(self) -> int:
+        """How many sessions there were."""
+
+    @property
+    def session_id(self) -> int:
+        """The owner of the ephemeral nodes that this session makes."""
+
+    def hear(self, listener: Callable[[str], None]) -> Callable[[], None]:
+        """Call `listener` with each change of state, on any thread; return what ends that."""
+
+
+class Told(Protocol):
+    """The coordinator, as far as the agent tells it what it has read."""
+
+    def named(self, host: str) -> None:
+        """Hear under which name this host has joined."""
+
+    def declared(self, names: Mapping[EnvName, int]) -> None:
+        """Hear what the cluster wants here, with the least generation of each lockfile."""
+
+    def living(self, siblings: Siblings) -> None:
+        """Hear which hosts give archives."""
+
+    def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
+        """Hear which machine classes the cluster declares."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import BadVersion, NodeExists, NoNode
 from envmgr.errors import Corrupt
-from envmgr.wire.cluster import Host, decode, encode
+from envmgr.wire.tree import Host, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.agent.identity import Identity

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from envmgr.agent.identity import Machine
     from envmgr.cluster.intent import Wanted
     from envmgr.store.layout import Layout
-    from envmgr.wire.cluster import Intent
+    from envmgr.wire.tree import Intent
 
 _log = logging.getLogger(__name__)
 

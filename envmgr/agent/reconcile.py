@@ -22,7 +22,8 @@ what the host has made for itself while an ``absent`` is still in the tree stays
 full disk, which the daemon's own collection may have helped, and what was only told of an earlier try on this host. A
 permanent one waits until an administrator asks for a new try, has it solved anew, or the daemon starts again.
 
-Only the agent's thread calls this. Nothing here blocks but what `envmgr.agent.hands` calls quick.
+It is one table of cases, and stays in one module although that makes it a little long. Only the agent's thread calls
+this. Nothing here blocks but what `envmgr.agent.hands` calls quick.
 """
 
 from __future__ import annotations
@@ -41,14 +42,14 @@ from envmgr.agent.memory import Memory, held_now
 from envmgr.cluster.declaring import checked_spec
 from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound
 from envmgr.names import EnvName
-from envmgr.wire.cluster import EnvironmentStatus
+from envmgr.wire.tree import EnvironmentStatus
 
 if TYPE_CHECKING:
     from envmgr.agent.hands import Hands, Installed, Turns
     from envmgr.agent.jobs import Jobs, Kind
     from envmgr.cluster.intent import Wanted
     from envmgr.ports import Clock
-    from envmgr.wire.cluster import Cluster, Intent
+    from envmgr.wire.tree import Cluster, Intent
 
 FIRST_BACK_OFF_S = 10.0
 LONGEST_BACK_OFF_S = 300.0

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING
 
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import BadVersion, NodeExists, NoNode
-from envmgr.wire.cluster import (
-    LARGEST_NODE_BYTES,
-    EnvironmentStatus,
-    HostProgress,
-    HostStatus,
-    Progress,
-    encode,
-)
+from envmgr.wire.tree import LARGEST_NODE_BYTES, EnvironmentStatus, HostProgress, HostStatus, Progress, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

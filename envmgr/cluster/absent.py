@@ -15,7 +15,7 @@ from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import Corrupt
 from envmgr.names import EnvName
-from envmgr.wire.cluster import Intent, Revision, decode
+from envmgr.wire.tree import Intent, Revision, decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

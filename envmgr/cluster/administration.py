@@ -22,20 +22,8 @@ from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode
 from envmgr.errors import AliasTaken, EnvironmentNotFound, UsageError
 from envmgr.names import Alias, EnvName
-from envmgr.wire.cluster import (
-    FORMAT,
-    Cluster,
-    ClusterStatus,
-    Declaration,
-    DeclaredEnvironment,
-    Exported,
-    HostInfo,
-    Intent,
-    Revision,
-    Row,
-    decode,
-    encode,
-)
+from envmgr.wire.cluster import ClusterStatus, Declaration, DeclaredEnvironment, Exported, HostInfo, Row
+from envmgr.wire.tree import FORMAT, Cluster, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

@@ -11,7 +11,7 @@ from envmgr import codec
 from envmgr.errors import Corrupt, InvalidSpec, LockfileTooLarge, NameCollision
 from envmgr.model import Spec
 from envmgr.spec import parse, reader_of
-from envmgr.wire.cluster import LARGEST_NODE_BYTES, LARGEST_TEXT_BYTES, Intent, decode, encode
+from envmgr.wire.tree import LARGEST_NODE_BYTES, LARGEST_TEXT_BYTES, Intent, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.wire.cluster import Declaration

@@ -24,7 +24,7 @@ from envmgr.cluster.writing import CLUSTER
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import ClusterTreeRefused, Corrupt
 from envmgr.names import Alias, EnvName
-from envmgr.wire.cluster import Cluster, Intent, Revision, decode
+from envmgr.wire.tree import Cluster, Intent, Revision, decode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Stamp, Tree

@@ -16,7 +16,8 @@ from envmgr.coordination.zookeeper.lockfiles import Lockfiles, split, without_cr
 from envmgr.coordination.zookeeper.nodes import NodeExists
 from envmgr.errors import LockfileMismatch
 from envmgr.names import EnvName
-from envmgr.wire.cluster import GenerationInfo, Manifest, decode, encode
+from envmgr.wire.cluster import GenerationInfo
+from envmgr.wire.tree import Manifest, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

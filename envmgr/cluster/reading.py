@@ -15,7 +15,8 @@ from envmgr.cluster.statuses import Known, Statuses, at_once, host_info, rows
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import Corrupt, EnvironmentNotFound, HostUnknown
 from envmgr.names import Alias, EnvName
-from envmgr.wire.cluster import DeclaredEnvironment, GenerationInfo, Host, HostInfo, Intent, Row, decode
+from envmgr.wire.cluster import DeclaredEnvironment, GenerationInfo, HostInfo, Row
+from envmgr.wire.tree import Host, Intent, decode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

@@ -17,18 +17,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import Corrupt
-from envmgr.wire.cluster import (
-    EnvironmentStatus,
-    EnvState,
-    Host,
-    HostInfo,
-    HostProgress,
-    HostStatus,
-    Intent,
-    Progress,
-    Row,
-    decode,
-)
+from envmgr.wire.cluster import HostInfo, Row
+from envmgr.wire.tree import EnvironmentStatus, EnvState, Host, HostProgress, HostStatus, Intent, Progress, decode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

@@ -30,7 +30,8 @@ from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split, without_credentials
 from envmgr.errors import ClusterTreeRefused, Corrupt, UsageError
 from envmgr.version import __version__
-from envmgr.wire.cluster import FORMAT, Cluster, Exported, Intent, Revision, decode, encode
+from envmgr.wire.cluster import Exported
+from envmgr.wire.tree import FORMAT, Cluster, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

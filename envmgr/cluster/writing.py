@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import BadVersion, Create, Delete, NodeExists, NoNode, Operation, Put
 from envmgr.errors import CoordinatorUnavailable, Corrupt
-from envmgr.wire.cluster import Change, Intent, Revision, decode, encode
+from envmgr.wire.tree import Change, Intent, Revision, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.nodes import Tree

@@ -17,6 +17,7 @@ from envmgr.daemon.cluster_service import ClusterService
 from envmgr.daemon.requests import Reader
 from envmgr.wire import cluster as wire
 from envmgr.wire import socket
+from envmgr.wire.tree import Cluster
 
 DECLARE = Reader(wire.DeclareRequest)
 RETRY = Reader(wire.RetryRequest)
@@ -139,13 +140,13 @@ class ClusterRoutes:
             ("DELETE", host, self.cluster_forget, hosts, None, (change, found)),
             ("PUT", f"{host}/cordon", self.cluster_cordon, hosts, None, (change, found)),
             ("DELETE", f"{host}/cordon", self.cluster_uncordon, hosts, None, (change, found)),
-            ("POST", "/heal", self.cluster_heal, {200: wire.Cluster}, None, (change,)),
+            ("POST", "/heal", self.cluster_heal, {200: Cluster}, None, (change,)),
             ("GET", "/aliases", self.cluster_aliases, aliases, None, (change,)),
             ("PUT", "/aliases/{alias}", self.cluster_set_alias, aliases, ALIAS, (change, found, body)),
             ("DELETE", "/aliases/{alias}", self.cluster_remove_alias, aliases, None, (change, found)),
-            ("GET", "/settings", self.cluster_settings, {200: wire.Cluster}, None, (change,)),
-            ("POST", "/settings", self.cluster_change_settings, {200: wire.Cluster}, SETTINGS, (change, body)),
+            ("GET", "/settings", self.cluster_settings, {200: Cluster}, None, (change,)),
+            ("POST", "/settings", self.cluster_change_settings, {200: Cluster}, SETTINGS, (change, body)),
             ("GET", "/intent", self.cluster_export, {200: wire.Exported}, None, (change,)),
-            ("PUT", "/intent", self.cluster_import, {200: wire.Cluster}, IMPORT, (change, body)),
+            ("PUT", "/intent", self.cluster_import, {200: Cluster}, IMPORT, (change, body)),
         )
         add(app, f"{socket.PREFIX}/cluster", routes)

@@ -17,6 +17,7 @@ from envmgr.daemon.roles import only_admin
 from envmgr.errors import UsageError
 from envmgr.wire import cluster as wire
 from envmgr.wire.socket import Aliases, AliasRequest
+from envmgr.wire.tree import Cluster, Selector
 
 if TYPE_CHECKING:
     from envmgr.daemon.telling import Teller
@@ -65,7 +66,7 @@ class ClusterService:
         """Return the aliases of the cluster."""
         return Aliases(aliases=dict(self._administration(caller.user).aliases().items()))
 
-    def cluster(self, caller: Caller) -> wire.Cluster:
+    def cluster(self, caller: Caller) -> Cluster:
         """Return who the cluster is, and what all its hosts share."""
         return self._administration(caller.user).cluster()
 
@@ -86,7 +87,7 @@ class ClusterService:
                 names.alias(request.alias)
             declaration = wire.Declaration(
                 spec=json.loads(codec.dump(spec)),
-                selector=wire.Selector(hosts=request.hosts, labels=request.labels),
+                selector=Selector(hosts=request.hosts, labels=request.labels),
                 alias=request.alias,
                 move_alias=request.move_alias,
                 max_parallel=request.max_parallel,
@@ -120,7 +121,7 @@ class ClusterService:
             name = telling.name = administration.resolve(word)
             return administration.retry(name, request.host)
 
-    def heal(self, caller: Caller) -> wire.Cluster:
+    def heal(self, caller: Caller) -> Cluster:
         """Have the hosts bring what drifted back in line."""
         with self._teller.told("cluster heal", caller, None):
             only_admin(caller, "heals the cluster")
@@ -162,7 +163,7 @@ class ClusterService:
             administration.remove_alias(checked)
             return Aliases(aliases=dict(administration.aliases().items()))
 
-    def change_settings(self, caller: Caller, request: wire.ClusterSettingsRequest) -> wire.Cluster:
+    def change_settings(self, caller: Caller, request: wire.ClusterSettingsRequest) -> Cluster:
         """Change what all hosts share."""
         with self._teller.told("cluster settings", caller, None) as telling:
             telling.facts |= {"settings": sorted(request.settings), "classes": sorted(request.classes)}
@@ -172,7 +173,7 @@ class ClusterService:
                 request.settings, request.classes, upgrade_format=request.upgrade_format
             )
 
-    def import_(self, caller: Caller, request: wire.ImportRequest) -> wire.Cluster:
+    def import_(self, caller: Caller, request: wire.ImportRequest) -> Cluster:
         """Put an exported intent into the cluster."""
         with self._teller.told("cluster import", caller, None, replace=request.replace):
             only_admin(caller, "imports the cluster's intent")

@@ -13,6 +13,8 @@ him. An operation is ended by an admin, or by the only one who asked for it.
 ask; where the rules of ``use`` could make a build of the same spec fail that an admin may have, there are two, of which
 the manager lets one wait for the other.
 
+It is one list of verbs in one module, although that makes it a little long.
+
 Not promised: that ``max_environments_per_user`` counts what was removed and is being deleted.
 """
 

@@ -14,6 +14,7 @@ from envmgr.names import Alias, EnvName
 from envmgr.remote.connection import PATIENCE, Connection, Patience, load
 from envmgr.wire import cluster as wire
 from envmgr.wire import socket
+from envmgr.wire.tree import Cluster
 
 T = TypeVar("T")
 
@@ -92,9 +93,9 @@ class RemoteAdministration:
         """Return the hosts that are known."""
         return self._ask(wire.Hosts, "GET", "/hosts").hosts
 
-    def heal(self) -> wire.Cluster:
+    def heal(self) -> Cluster:
         """Have the hosts bring what drifted back in line."""
-        return self._ask(wire.Cluster, "POST", "/heal")
+        return self._ask(Cluster, "POST", "/heal")
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
         """Let a host begin nothing new, or begin again."""
@@ -121,9 +122,9 @@ class RemoteAdministration:
         self._ask(socket.Aliases, "DELETE", f"/aliases/{alias}")
         return name or EnvName(alias)
 
-    def cluster(self) -> wire.Cluster:
+    def cluster(self) -> Cluster:
         """Return who the cluster is, and what all its hosts share."""
-        return self._ask(wire.Cluster, "GET", "/settings")
+        return self._ask(Cluster, "GET", "/settings")
 
     def change_settings(
         self,
@@ -131,19 +132,19 @@ class RemoteAdministration:
         classes: Mapping[str, Mapping[str, str] | None] | None = None,
         *,
         upgrade_format: bool = False,
-    ) -> wire.Cluster:
+    ) -> Cluster:
         """Change settings and machine classes."""
         request = wire.ClusterSettingsRequest(settings=changes, classes=classes or {}, upgrade_format=upgrade_format)
-        return self._ask(wire.Cluster, "POST", "/settings", request)
+        return self._ask(Cluster, "POST", "/settings", request)
 
     def export(self) -> wire.Exported:
         """Return the whole intent."""
         return self._ask(wire.Exported, "GET", "/intent")
 
-    def import_(self, document: wire.Exported, *, replace: bool = False) -> wire.Cluster:
+    def import_(self, document: wire.Exported, *, replace: bool = False) -> Cluster:
         """Put an exported intent into the tree."""
         request = wire.ImportRequest(document=codec.dump(document), replace=replace)
-        return self._ask(wire.Cluster, "PUT", "/intent", request)
+        return self._ask(Cluster, "PUT", "/intent", request)
 
     # -------------------------------------------------------------------------------------------------------- the wire
 

@@ -16,7 +16,8 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.manager.context import SystemClock
 from envmgr.names import EnvName
-from envmgr.wire.cluster import Declaration, DeclaredEnvironment, Row, Selector
+from envmgr.wire.cluster import Declaration, DeclaredEnvironment, Row
+from envmgr.wire.tree import Selector
 
 INTERVAL_S = 0.5
 

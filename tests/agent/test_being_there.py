@@ -12,7 +12,7 @@ from envmgr.agent.identity import Identity
 from envmgr.agent.status import StatusWriter
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import NetworkError
-from envmgr.wire.cluster import EnvironmentStatus, Host, HostProgress, HostStatus, decode, encode
+from envmgr.wire.tree import EnvironmentStatus, Host, HostProgress, HostStatus, decode, encode
 
 
 def test_a_host_is_there_and_keeps_its_name() -> None:

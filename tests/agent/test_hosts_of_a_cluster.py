@@ -25,7 +25,7 @@ from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.errors import BuildFailed, DeclaredInCluster
 from envmgr.names import EnvName
-from envmgr.wire.cluster import Host, decode
+from envmgr.wire.tree import Host, decode
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from agent.worlds import World
 from envmgr.agent.memory import Memory
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import BuildFailed, Cancelled, NetworkError, NoSpace, Unsatisfiable
-from envmgr.wire.cluster import Cluster, Declaration, Intent, decode, encode
+from envmgr.wire.cluster import Declaration
+from envmgr.wire.tree import Cluster, Intent, decode, encode
 
 
 def test_what_is_declared_is_made_and_told() -> None:

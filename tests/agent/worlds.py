@@ -28,16 +28,8 @@ from envmgr.events import Reporter
 from envmgr.model import Spec
 from envmgr.names import Alias, BuildId, EnvName
 from envmgr.ports import Siblings
-from envmgr.wire.cluster import (
-    Declaration,
-    EnvironmentStatus,
-    Host,
-    HostStatus,
-    Manifest,
-    Selector,
-    decode,
-    encode,
-)
+from envmgr.wire.cluster import Declaration
+from envmgr.wire.tree import EnvironmentStatus, Host, HostStatus, Manifest, Selector, decode, encode
 
 
 class Session(FakeTree):

@@ -13,7 +13,7 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.nodes import NodeExists
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import EnvmgrError
-from envmgr.wire.cluster import (
+from envmgr.wire.tree import (
     EnvironmentStatus,
     Host,
     HostProgress,

@@ -18,7 +18,8 @@ from command_line import Cli
 from envmgr import errors
 from envmgr.cli import rollout
 from envmgr.coordination.zookeeper.endpoint import Endpoint
-from envmgr.wire.cluster import DeclaredEnvironment, Row, Selector
+from envmgr.wire.cluster import DeclaredEnvironment, Row
+from envmgr.wire.tree import Selector
 
 ROW_KEYS = {
     "host", "name", "success", "state", "is_live", "is_cordoned", "phase", "percent", "start", "end", "message", "code",

@@ -10,17 +10,8 @@ from fakes.worlds import spec_of
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import NodeExists, Tree
 from envmgr.names import EnvName
-from envmgr.wire.cluster import (
-    Declaration,
-    EnvironmentStatus,
-    EnvState,
-    Host,
-    HostStatus,
-    Revision,
-    Selector,
-    decode,
-    encode,
-)
+from envmgr.wire.cluster import Declaration
+from envmgr.wire.tree import EnvironmentStatus, EnvState, Host, HostStatus, Revision, Selector, decode, encode
 
 
 def declaration(*requirements: str, hosts: tuple[str, ...] = (), labels: dict[str, str] | None = None) -> Declaration:

@@ -26,16 +26,7 @@ from envmgr.errors import (
     UsageError,
 )
 from envmgr.names import Alias
-from envmgr.wire.cluster import (
-    HostProgress,
-    Intent,
-    Manifest,
-    Progress,
-    Selector,
-    SolveFailure,
-    decode,
-    encode,
-)
+from envmgr.wire.tree import HostProgress, Intent, Manifest, Progress, Selector, SolveFailure, decode, encode
 
 X, Y = declaration("x"), declaration("y")
 PROD = Alias("prod")

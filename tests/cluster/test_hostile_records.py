@@ -11,7 +11,7 @@ from envmgr.cli import output
 from envmgr.coordination.zookeeper.holding import holder_of
 from envmgr.coordination.zookeeper.nodes import Node
 from envmgr.errors import Corrupt
-from envmgr.wire.cluster import EnvironmentStatus, HostStatus, decode, encode
+from envmgr.wire.tree import EnvironmentStatus, HostStatus, decode, encode
 
 WORD = "w" * 100_000
 STATUS = '{"host": "a", "instance": "b", "at": %s}'

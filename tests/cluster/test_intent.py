@@ -15,7 +15,7 @@ from envmgr.cluster.administration import Administration
 from envmgr.cluster.intent import Wanted
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import ClusterTreeRefused
-from envmgr.wire.cluster import FORMAT, Cluster, decode, encode
+from envmgr.wire.tree import FORMAT, Cluster, decode, encode
 
 X, Y = declaration("x"), declaration("y")
 

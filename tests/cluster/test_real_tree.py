@@ -17,7 +17,7 @@ from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import AliasTaken, ClusterTreeRefused, EnvmgrError
 from envmgr.manager.context import SystemClock
 from envmgr.names import Alias
-from envmgr.wire.cluster import Revision, decode
+from envmgr.wire.tree import Revision, decode
 
 X, Y = declaration("x"), declaration("y")
 

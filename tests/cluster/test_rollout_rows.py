@@ -9,7 +9,8 @@ from fakes.clock import FakeClock
 
 from envmgr.cluster.rollout import Bound, Summary, summary, wait
 from envmgr.errors import RolloutFailed, TimedOut, UsageError
-from envmgr.wire.cluster import DeclaredEnvironment, EnvState, Row, Selector
+from envmgr.wire.cluster import DeclaredEnvironment, Row
+from envmgr.wire.tree import EnvState, Selector
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from envmgr.coordination.zookeeper.lockfiles import Lockfiles
 from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, LockfileMismatch, UsageError
 from envmgr.names import Alias
-from envmgr.wire.cluster import FORMAT, Exported, Intent, Manifest, encode
+from envmgr.wire.cluster import Exported
+from envmgr.wire.tree import FORMAT, Intent, Manifest, encode
 
 X, Y, Z = declaration("x"), declaration("y"), declaration("z", labels={"gpu": "yes"})
 

@@ -22,7 +22,7 @@ from envmgr.coordination.zookeeper.nodes import (
 )
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import LockfileTooLarge
-from envmgr.wire.cluster import LARGEST_NODE_BYTES
+from envmgr.wire.tree import LARGEST_NODE_BYTES
 
 Opening = Callable[[], Tree]
 

@@ -13,7 +13,7 @@ from envmgr.cluster.writing import Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Tree
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt
-from envmgr.wire.cluster import Revision, decode
+from envmgr.wire.tree import Revision, decode
 
 X, Y = declaration("x"), declaration("y")
 

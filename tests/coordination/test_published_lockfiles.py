@@ -18,7 +18,7 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.lockfiles import LARGEST_PARTS, LARGEST_TEXT_BYTES, PART_BYTES, Lockfiles
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import ClaimLost, CoordinatorUnavailable, Corrupt, LockfileTooLarge, Unsatisfiable
-from envmgr.wire.cluster import LARGEST_NODE_BYTES, Manifest, decode, encode
+from envmgr.wire.tree import LARGEST_NODE_BYTES, Manifest, decode, encode
 
 pytestmark = pytest.mark.slow  # a real ZooKeeper
 NAME = name_of("x")

@@ -21,7 +21,7 @@ from envmgr.errors import Cancelled, CoordinatorUnavailable
 from envmgr.events import ignore
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit, never
-from envmgr.wire.cluster import encode
+from envmgr.wire.tree import encode
 
 NAME, CLASS = name_of("x"), "linux-64"
 

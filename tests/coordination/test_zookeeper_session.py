@@ -31,7 +31,7 @@ from envmgr.coordination.zookeeper.session import (
     Session,
 )
 from envmgr.errors import CoordinatorUnavailable, LockfileTooLarge
-from envmgr.wire.cluster import LARGEST_NODE_BYTES
+from envmgr.wire.tree import LARGEST_NODE_BYTES
 
 
 @pytest.fixture

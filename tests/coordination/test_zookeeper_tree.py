@@ -12,7 +12,7 @@ from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import ClusterTreeRefused, Corrupt
-from envmgr.wire.cluster import FORMAT, Cluster, Revision, decode, encode
+from envmgr.wire.tree import FORMAT, Cluster, Revision, decode, encode
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from envmgr.coordination.zookeeper.nodes import (
     Stamp,
 )
 from envmgr.errors import CoordinatorUnavailable, LockfileTooLarge
-from envmgr.wire.cluster import LARGEST_NODE_BYTES
+from envmgr.wire.tree import LARGEST_NODE_BYTES
 
 Watch = Callable[[], None]
 Loss = Literal["request", "answer"]

@@ -25,7 +25,8 @@ from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import CoordinatorUnavailable, EnvironmentNotFound
 from envmgr.manager.context import SystemClock
 from envmgr.names import EnvName
-from envmgr.wire.cluster import Declaration, Manifest, decode
+from envmgr.wire.cluster import Declaration
+from envmgr.wire.tree import Manifest, decode
 from hosts import history, namespaces
 from hosts.namespaces import Network
 from hosts.nodes import LIMIT_S, Node, until

@@ -81,7 +81,8 @@ def create(
     Prints its name. Waits until the hosts that live have it; exit code 1 if some could not, saying why. To declare it
     again changes the hosts that are meant. It stays declared when this command is interrupted or its time is up.
     """
-    from envmgr.wire.cluster import Declaration, Selector
+    from envmgr.wire.cluster import Declaration
+    from envmgr.wire.tree import Selector
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)

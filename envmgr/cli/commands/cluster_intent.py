@@ -18,7 +18,8 @@ from envmgr.errors import UsageError
 from envmgr.events import counted
 
 if TYPE_CHECKING:
-    from envmgr.wire.cluster import Cluster, Exported
+    from envmgr.wire.cluster import Exported
+    from envmgr.wire.tree import Cluster
 
 
 def set_alias(

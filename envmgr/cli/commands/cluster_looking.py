@@ -17,7 +17,8 @@ from envmgr.cluster.rollout import summary
 from envmgr.events import counted
 
 if TYPE_CHECKING:
-    from envmgr.wire.cluster import ClusterStatus, DeclaredEnvironment, HostInfo, Row, Selector
+    from envmgr.wire.cluster import ClusterStatus, DeclaredEnvironment, HostInfo, Row
+    from envmgr.wire.tree import Selector
 
 
 def status(

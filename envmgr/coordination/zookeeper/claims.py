@@ -26,6 +26,8 @@ a write closes that gap for writes to ZooKeeper; for the disk there are the host
 
 The order for who needs several: the host's lock on the name, then the claim of the build, then the claim of the solve.
 
+All ways to take and to wait for a claim are here, one protocol, although that makes the module a little long.
+
 Source: ZooKeeper Recipes, "Locks"; kazoo issues 732, 282, 563.
 """
 

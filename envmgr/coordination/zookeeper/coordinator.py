@@ -125,7 +125,7 @@ class ZookeeperCoordinator:
         self._siblings = siblings
 
     def classes(self, classes: Mapping[str, Mapping[str, str]]) -> None:
-        """Take the declared machine classes (`envmgr.wire.cluster.Cluster.classes`)."""
+        """Take the declared machine classes (`envmgr.wire.tree.Cluster.classes`)."""
         self._classes = {name: dict(packages) for name, packages in classes.items()}
 
     def virtual_packages(self, machine_class: str) -> Mapping[str, str] | None:

@@ -3,7 +3,7 @@
 A generation is its manifest; the text stands compressed in parts that were written before, below a node that bears a
 random word of its own::
 
-    lockfiles/<name>/<class>/0000000001               `envmgr.wire.cluster.Manifest`
+    lockfiles/<name>/<class>/0000000001               `envmgr.wire.tree.Manifest`
     lockfiles/<name>/<class>/parts-<word>/0 …         at most `PART_BYTES` each
     lockfiles/<name>/<class>/0000000002-failed        `SolveFailure`
 
@@ -42,7 +42,8 @@ from envmgr.model import PublishedLockfile
 from envmgr.names import EnvName
 from envmgr.settings.redact import redact_all
 from envmgr.spec.urls import redact
-from envmgr.wire.cluster import GenerationInfo, Manifest, SolveFailure, decode, encode
+from envmgr.wire.cluster import GenerationInfo
+from envmgr.wire.tree import Manifest, SolveFailure, decode, encode
 
 if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.claims import Claim

@@ -51,7 +51,7 @@ from envmgr.coordination.zookeeper.nodes import (
     TreeError,
 )
 from envmgr.errors import LockfileTooLarge, PermissionRefused
-from envmgr.wire.cluster import LARGEST_NODE_BYTES
+from envmgr.wire.tree import LARGEST_NODE_BYTES
 
 __all__ = [
     "BOOT_CLOCK",

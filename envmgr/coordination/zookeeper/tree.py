@@ -1,4 +1,4 @@
-"""Where everything stands in the cluster's tree (`envmgr.wire.cluster` says what), and whose tree it is.
+"""Where everything stands in the cluster's tree (`envmgr.wire.tree` says what), and whose tree it is.
 
 A host remembers the uuid of the cluster that it joined. From then on a tree without ``/v1/cluster``, or with another
 uuid, is not its cluster's: it was emptied, restored from elsewhere, or the settings point to another ZooKeeper. Nothing
@@ -14,7 +14,7 @@ import uuid
 from envmgr.coordination.zookeeper.nodes import Create, NodeExists, Tree
 from envmgr.errors import ClusterTreeRefused
 from envmgr.version import __version__
-from envmgr.wire.cluster import FORMAT, Cluster, Revision, decode, encode
+from envmgr.wire.tree import FORMAT, Cluster, Revision, decode, encode
 
 CLUSTER = "/v1/cluster"
 REVISION = "/v1/revision"

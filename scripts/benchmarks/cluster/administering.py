@@ -12,7 +12,8 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.manager.context import SystemClock
 from envmgr.model import Spec
-from envmgr.wire.cluster import Declaration, Selector
+from envmgr.wire.cluster import Declaration
+from envmgr.wire.tree import Selector
 
 
 @contextlib.contextmanager

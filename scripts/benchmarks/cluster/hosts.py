@@ -26,7 +26,7 @@ from benchmarks.measuring import BenchError
 from envmgr.agent import agent, givers, neighbours
 from envmgr.agent.status import PROGRESS_S
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.wire.cluster import (
+from envmgr.wire.tree import (
     EnvironmentStatus,
     EnvState,
     Host,
