@@ -238,8 +238,8 @@ class Administration(Protocol):
     def hosts(self) -> tuple[wire.HostInfo, ...]:
         """Return the hosts that are known."""
 
-    def watching(self, name: EnvName) -> AbstractContextManager[Watching]:
-        """Follow one environment for the length of a block."""
+    def watching(self, name: EnvName, *, has_progress: bool = False) -> AbstractContextManager[Watching]:
+        """Follow one environment for the length of a block; `has_progress`: somebody is shown how far builds are."""
 
     def heal(self) -> Cluster:
         """Have the hosts bring what drifted back in line."""

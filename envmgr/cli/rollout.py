@@ -130,7 +130,9 @@ class _Patient:
 
 
 class Show:
-    """Shows rows as they change; this one shows nothing."""
+    """Shows rows as they change; this one shows nothing. `has_progress`: also how far each build is."""
+
+    has_progress = False
 
     def rows(self, rows: Sequence[Row], summary: Summary) -> None:
         """Hear how it is now."""
@@ -155,6 +157,8 @@ class _Lines(Show):
 
 class _Drawn(Show):
     """A table that is drawn again and again; of many hosts, those that are worth a look."""
+
+    has_progress = True
 
     def __init__(self) -> None:
         self._live: Live | None = None

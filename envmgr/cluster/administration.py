@@ -153,10 +153,10 @@ class Administration:
         )
 
     @contextlib.contextmanager
-    def watching(self, name: EnvName) -> Iterator[reading.Watcher]:
+    def watching(self, name: EnvName, *, has_progress: bool = False) -> Iterator[reading.Watcher]:
         """Follow one environment for the length of a block; see `envmgr.cluster.rollout.wait`."""
         paths.check(self._tree, None)
-        yield reading.Watcher(self._tree, self._clock, name)
+        yield reading.Watcher(self._tree, self._clock, name, has_progress=has_progress)
 
     # ---------------------------------------------------------------------------------------------------------- hosts
 

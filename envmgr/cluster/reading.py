@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from envmgr.ports import Clock
 
 _BRIEFEST_PAUSE_S = 0.2
+_LONGEST_PAUSE_S = 2.0
+_HOSTS_PER_S = 1000
+"""Of so many hosts what they say in a second is looked at together."""
 
 
 # -------------------------------------------------------------------------------------------------------- environments
@@ -117,16 +120,20 @@ def told(tree: Tree, clock: Clock, intent: Intent, known: Mapping[str, Known] | 
 class Watcher:
     """One environment, looked at again and again: only the hosts that have said something new are read again.
 
+    Its aliases and lockfiles are as they were when it began. How far builds are is read only for `has_progress`.
+
     Of an environment that was removed, the intent is swept as soon as every host has acknowledged it.
     """
 
-    def __init__(self, tree: Tree, clock: Clock, name: EnvName) -> None:
+    def __init__(self, tree: Tree, clock: Clock, name: EnvName, *, has_progress: bool = False) -> None:
         self._tree = tree
         self._clock = clock
         self._event = threading.Event()
-        self._statuses = Statuses(tree, clock, self._event)
+        self._statuses = Statuses(tree, clock, self._event, has_progress=has_progress)
+        self._pause_s = _BRIEFEST_PAUSE_S
         self._intent, _ = declared(tree, name)
-        self._told = environment(self._intent, (), aliases(tree), lockfiles.generations(tree, name))
+        self._aliases = aliases(tree)
+        self._lockfiles = lockfiles.generations(tree, name)
 
     def show(self) -> DeclaredEnvironment:
         """Return it as it is now."""
@@ -137,15 +144,19 @@ class Watcher:
                 declared(self._tree, EnvName(self._intent.name))
             return environment(self._intent, (), {})
         known = self._statuses.refresh()
+        self._pause_s = min(_LONGEST_PAUSE_S, max(_BRIEFEST_PAUSE_S, len(known) / _HOSTS_PER_S))
         self._intent = intent
         if intent.state == "absent" and all(host.has_acknowledged(intent) for host in known.values()):
             sweep_absent(self._tree, self._clock, [EnvName(intent.name)])
-        return environment(intent, rows(intent, known), aliases(self._tree), self._told.lockfiles)
+        told_aliases = {} if intent.state == "absent" else self._aliases
+        return environment(intent, rows(intent, known), told_aliases, self._lockfiles)
 
     def wait(self, timeout_s: float) -> None:
         """Wait until a host says something, at most so long; at least a moment, in which many may say something."""
-        self._clock.sleep(min(timeout_s, _BRIEFEST_PAUSE_S))
-        self._event.wait(max(0.0, timeout_s - _BRIEFEST_PAUSE_S))
+        self._clock.sleep(min(timeout_s, self._pause_s))
+        left_s = max(0.0, timeout_s - self._pause_s)
+        due_s = self._statuses.progress_in_s
+        self._event.wait(left_s if due_s is None else min(left_s, due_s))
 
 
 # --------------------------------------------------------------------------------------------------------------- hosts

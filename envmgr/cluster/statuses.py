@@ -1,16 +1,20 @@
 """What the hosts say, read in bulk and put beside what is wanted of them.
 
 The lists of children are read once, and one node per host; who looks again (`Statuses.refresh` with watches) reads only
-the hosts that have said something new, and everything each `FULL_S`, since a watch may be lost.
+the lists that have changed and the hosts that have said something new. Since a watch may be lost, everything is read
+again now and then: after `FULL_S`, and the later the more hosts there are and the longer it has lasted, so that a wait
+of any length reads each host a few times only. Progress has no watch: of at most `MOST_PROGRESS` hosts it is read, so
+many in a second, and only for who shows it.
 
 Intent is read before the statuses: a host may be ahead of what is read of the intent, never behind what it says itself.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -27,6 +31,11 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FULL_S = 15.0
+MOST_PROGRESS = 40
+_READS_PER_S = 2
+"""How fast, on the average, what should not be new is read again."""
+_PROGRESS_PER_S = 20
+_PROGRESS_S = 1.0
 _FEW = 32
 _LONGEST_WORDS = 4000
 """Of what a host says; whoever asks for all hosts is not to get megabytes of one."""
@@ -62,45 +71,85 @@ class Known:
 
 
 class Statuses:
-    """The hosts' words, kept from one look to the next; not for several threads. `on_change` is called on any."""
+    """The hosts' words, kept from one look to the next; not for several threads. `on_change` is set from any.
 
-    def __init__(self, tree: Tree, clock: Clock, on_change: threading.Event | None = None) -> None:
+    Without `on_change` each look reads everything, all progress with it.
+    """
+
+    def __init__(
+        self, tree: Tree, clock: Clock, on_change: threading.Event | None = None, *, has_progress: bool = False
+    ) -> None:
         self._tree = tree
         self._clock = clock
         self._on_change = on_change
         self._known: dict[str, Known] = {}
         self._lock = threading.Lock()
         self._changed: set[str] = set()
-        self._full_at = clock.monotonic()
+        self._watches: dict[str, functools.partial[None]] = {}
+        self._lists: dict[str, frozenset[str]] = {}
+        self._has_progress = has_progress
+        self._began = self._full_at = self._progress_at = clock.monotonic()
 
     def refresh(self) -> Mapping[str, Known]:
         """Read what is new and return every known host."""
         is_full = self._on_change is None or self._clock.monotonic() >= self._full_at
-        if is_full:
-            self._full_at = self._clock.monotonic() + FULL_S
         with self._lock:
             changed, self._changed = self._changed, set()
-        watch = self._wake if self._on_change else None
-        live = set(self._tree.children(paths.HOSTS, watch=watch))
-        known = set(self._tree.children(paths.STATUS, watch=watch))
-        cordoned = set(self._tree.children(paths.CORDONS, watch=watch))
-        building = set(self._tree.children(paths.PROGRESS))
+        try:
+            self._known = self._look(changed, is_full=is_full)
+        except BaseException:
+            with self._lock:
+                self._changed |= changed  # no watch tells of it again
+            raise
+        if is_full:
+            now = self._clock.monotonic()
+            self._full_at = now + max(FULL_S, len(self._known) / _READS_PER_S, (now - self._began) / 2)
+        return self._known
+
+    @property
+    def progress_in_s(self) -> float | None:
+        """How long until progress is to be read again; ``None``: nobody shows it."""
+        return max(0.0, self._progress_at - self._clock.monotonic()) if self._has_progress else None
+
+    def _look(self, changed: Collection[str], *, is_full: bool) -> dict[str, Known]:
+        live, known, cordoned = (
+            self._list(path, is_new=is_full or path in changed) for path in (paths.HOSTS, paths.STATUS, paths.CORDONS)
+        )
+        building = self._building()
         kept = {} if is_full else {host: it for host, it in self._known.items() if host not in changed}
 
         def read(host: str) -> Known:
-            return self._read(
+            found = self._read(
                 host,
                 kept.get(host),
                 is_live=host in live,
                 is_known=host in known,
                 is_cordoned=host in cordoned,
-                is_building=host in building,
+                is_building=building is not None and host in building,
             )
+            if building is None and host in self._known:
+                return dataclasses.replace(found, progress=self._known[host].progress)
+            return found
 
         hosts = sorted(live | known)
-        found = dict(at_once(read, [host for host in hosts if host not in kept or host in building]))
-        self._known = {host: found[host] if host in found else read(host) for host in hosts}
-        return self._known
+        found = dict(at_once(read, [host for host in hosts if host not in kept or host in (building or ())]))
+        return {host: found[host] if host in found else read(host) for host in hosts}
+
+    def _list(self, path: str, *, is_new: bool) -> frozenset[str]:
+        if is_new or path not in self._lists:
+            self._lists.pop(path, None)
+            self._lists[path] = frozenset(self._tree.children(path, watch=self._watch(path)))
+        return self._lists[path]
+
+    def _building(self) -> Collection[str] | None:
+        """Return the hosts whose progress is to be read now; ``None``: what was read of it holds."""
+        if self._on_change is None:
+            return frozenset(self._tree.children(paths.PROGRESS))
+        if not self._has_progress or self._clock.monotonic() < self._progress_at:
+            return None
+        building = self._tree.children(paths.PROGRESS)[:MOST_PROGRESS]
+        self._progress_at = self._clock.monotonic() + max(_PROGRESS_S, len(building) / _PROGRESS_PER_S)
+        return building
 
     def said_by(self, host: str) -> Known:
         """Read what a known host says, and nothing else about it."""
@@ -127,11 +176,10 @@ class Statuses:
         status, damage, labels = (kept.status, kept.damage, kept.labels) if kept else (None, None, {})
         environments = kept.environments if kept else {}
         if is_known and status is None and damage is None:
-            watch = functools.partial(self._wake, host) if self._on_change else None
-            status, damage = _record(HostStatus, self._tree, paths.status(host), watch)
+            status, damage = _record(HostStatus, self._tree, paths.status(host), self._watch(host))
             environments = {found.name: found for found in status.environments} if status else {}
             labels = status.labels if status else {}
-        if status is None and is_live:
+        if status is None and is_live and not (kept and kept.is_live):
             labels = labels or self._host_labels(host)
         progress = self._progress(host) if is_building else {}
         return Known(host, is_live, is_cordoned, labels, status, environments, progress, damage)
@@ -144,10 +192,13 @@ class Statuses:
         found, _ = _record(HostProgress, self._tree, paths.progress(host))
         return {build.name: build for build in found.builds} if found else {}
 
-    def _wake(self, host: str | None = None) -> None:
-        if host is not None:
-            with self._lock:
-                self._changed.add(host)
+    def _watch(self, what: str) -> functools.partial[None] | None:
+        """Return what hears of a change of a host's word, or of a list: always the same, so that it is kept once."""
+        return self._watches.setdefault(what, functools.partial(self._wake, what)) if self._on_change else None
+
+    def _wake(self, what: str) -> None:
+        with self._lock:
+            self._changed.add(what)
         if self._on_change is not None:
             self._on_change.set()
 

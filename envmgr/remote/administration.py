@@ -83,7 +83,7 @@ class RemoteAdministration:
         return self._ask(wire.Row, "GET", f"/environments/{name}/hosts/{_part(host)}")
 
     @contextlib.contextmanager
-    def watching(self, name: EnvName) -> Iterator[RemoteWatching]:
+    def watching(self, name: EnvName, *, has_progress: bool = False) -> Iterator[RemoteWatching]:  # noqa: ARG002 - the daemon tells it anyway
         """Follow one environment for the length of a block."""
         yield RemoteWatching(self, name)
 

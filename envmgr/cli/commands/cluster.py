@@ -139,7 +139,10 @@ def _wait(
         if row.host in declared.selector.hosts and not row.is_live and row.success is None:
             call.say(f"waiting for {row.host}, too, which was named: {row.message or 'the host is away'}")
     try:
-        with administration.watching(name) as watching, rollout.showing(is_quiet=call.is_quiet) as show:
+        with (
+            rollout.showing(is_quiet=call.is_quiet) as show,
+            administration.watching(name, has_progress=show.has_progress) as watching,
+        ):
             found = rollout.wait(watching, show, min_ready=min_ready, timeout_s=timeout_s)
     except (KeyboardInterrupt, TimedOut, CoordinatorUnavailable, DaemonUnavailable):
         call.say(f"what is declared of {name} stays in force; envmgr cluster show {name} tells how it goes on")
