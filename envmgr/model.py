@@ -135,6 +135,15 @@ class LockedPackage:
 
 
 @dataclass(frozen=True, slots=True)
+class BuiltWheel:
+    """The wheel that the host which solved built from the source distribution of the pip package `name`."""
+
+    name: str
+    file_name: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualPackage:
     """A property of a machine that packages may require, such as ``__glibc`` 2.36."""
 
@@ -158,6 +167,7 @@ class Lockfile:
     digest: str
     text: str = field(compare=False)
     not_reproducible: tuple[str, ...] = ()
+    built_wheels: tuple[BuiltWheel, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,11 +114,12 @@ class Archives:
             await self._make_all(cold, keys, sizes or {})
         return {package.name: self._entries.path(keys[package.name]) for package in packages}
 
-    async def hold(self, packages: Sequence[LockedPackage]) -> dict[str, Path]:
+    async def hold(self, packages: Sequence[LockedPackage], *, are_built: bool = False) -> dict[str, Path]:
         """Return package name -> archive, with its bytes as they came, for wheels; what cannot be had is left out.
 
         Where hosts give archives to each other, what is not here is fetched, so that they and others have it; else
         only what is here counts. What was here is not hashed again: uv does that when it reads one for the first time.
+        With `are_built`, they were built by a host, and no channel has them.
         """
         missing = [package for package in packages if not (self._archives / self._key(package)).exists()]
         if missing and self._siblings is not None:
@@ -126,12 +127,33 @@ class Archives:
             downloads = asyncio.Semaphore(self._parallel)
             ordered = sorted(missing, key=lambda it: not self._is_first(it))
             try:
-                await _all([asyncio.ensure_future(self._hold(package, downloads, progress)) for package in ordered])
+                await _all(
+                    [asyncio.ensure_future(self._hold(it, downloads, progress, is_built=are_built)) for it in ordered]
+                )
             finally:
                 self._count(progress)
                 progress.end()
         paths = {package.name: self._archives / self._key(package) for package in packages}
         return {name: path for name, path in paths.items() if path.exists()}
+
+    def keep(self, file: Path) -> Path:
+        """Put a wheel that was built here into the cache; return its path there, whose name is its sha256."""
+        temporary = self._archives / f"{fsio.TEMPORARY}built-{uuid.uuid4().hex[:12]}"
+        sink = Sink(temporary, lambda _: None)
+        try:
+            sink.restart()
+            with file.open("rb") as source:
+                while block := source.read(_BLOCK_BYTES):
+                    sink.write(block)
+            sink.stop()
+            sink.close()
+            temporary.chmod(0o644)
+            return temporary.replace(self._archives / sink.sha256)
+        except OSError as error:
+            raise archive_errors.of_disk(error, f"cannot store the wheel {file.name}") from error
+        finally:
+            sink.close()
+            temporary.unlink(missing_ok=True)
 
     async def md5_of(self, package: LockedPackage) -> str:
         """Return the md5 of a package that `provide` has provided."""
@@ -206,12 +228,14 @@ class Archives:
         self.sibling_bytes += given_bytes
         self.downloaded_bytes += progress.fetched_bytes - given_bytes
 
-    async def _hold(self, package: LockedPackage, downloads: asyncio.Semaphore, progress: Progress) -> None:
+    async def _hold(
+        self, package: LockedPackage, downloads: asyncio.Semaphore, progress: Progress, *, is_built: bool
+    ) -> None:
         archive = self._archives / self._key(package)
         async with self._lock(archive.name, package.name):
             if not archive.exists():  # another build may have fetched it while we waited
                 try:
-                    await self._fetch(package, archive, downloads, progress)
+                    await self._fetch(package, archive, downloads, progress, is_built=is_built)
                 except (ChannelError, NetworkError, Corrupt) as error:
                     self._report(Event("log", "fetch", f"{package.name} is left to uv: {error.message}"))
                     return
@@ -259,12 +283,20 @@ class Archives:
         return self._siblings is None or self._siblings.is_first(package.sha256)
 
     async def _fetch(
-        self, package: LockedPackage, archive: Path, downloads: asyncio.Semaphore, progress: Progress
+        self,
+        package: LockedPackage,
+        archive: Path,
+        downloads: asyncio.Semaphore,
+        progress: Progress,
+        *,
+        is_built: bool = False,
     ) -> None:
         temporary = self._archives / f"{fsio.TEMPORARY}{archive.name}-{uuid.uuid4().hex[:12]}"
         sink = Sink(temporary, progress.add_bytes)
         try:
-            if not await self._take(package, sink):
+            if not await self._take(package, sink, is_built=is_built):
+                if is_built:
+                    raise NetworkError("no host gives the wheel that was built")
                 async with downloads:
                     await self._download(package, sink)
             sink.close()
@@ -278,11 +310,11 @@ class Archives:
             sink.close()
             temporary.unlink(missing_ok=True)
 
-    async def _take(self, package: LockedPackage, sink: Sink) -> bool:
+    async def _take(self, package: LockedPackage, sink: Sink, *, is_built: bool) -> bool:
         """Have an archive from another host of the cluster, if one has it or fetches it."""
         if self._siblings is None or not package.sha256 or package.url.startswith("file://"):
             return False
-        return await self._siblings.fetch(package.sha256.lower(), package.name, sink)
+        return await self._siblings.fetch(package.sha256.lower(), package.name, sink, is_only_here=is_built)
 
     async def _download(self, package: LockedPackage, sink: Sink) -> None:
         await self._transport.fetch(package.url, sink)

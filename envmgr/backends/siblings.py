@@ -117,12 +117,18 @@ class Siblings:
         """Whether this host is the one that is to fetch an archive from its channel, without waiting for anybody."""
         return sha256 is None or not self._before(sha256)[0]
 
-    async def fetch(self, sha256: str, label: str, sink: Sink) -> bool:
+    async def fetch(self, sha256: str, label: str, sink: Sink, *, is_only_here: bool = False) -> bool:
         """Write the bytes with this `sha256` into `sink`, checked; ``False`` if they are to come from the channel.
 
-        `label` is for people. Raises `OSError` when the sink cannot take them.
+        With `is_only_here`, no channel has them: all hosts are asked, the solver first, and no host is waited for that
+        would have to ask the same ones. `label` is for people. Raises `OSError` when the sink cannot take them.
         """
         before, after = self._before(sha256)
+        if is_only_here:
+            for url in dict.fromkeys([*filter(None, [self._solver]), *before, *after]):
+                if await self._take(self._siblings[url], sha256, label, sink, is_waiting=False):
+                    return True
+            return False
         asked = before[:_MOST_ASKED]
         for url in asked:
             if await self._take(self._siblings[url], sha256, label, sink, is_waiting=not self._is_solving):

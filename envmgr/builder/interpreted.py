@@ -68,15 +68,46 @@ class Interpreted:
         """Return the packages that `install_pip` takes as files."""
         return pip.wheels(packages)
 
-    def install_pip(self, lock: Lockfile, archives: Mapping[str, Path] = MappingProxyType({})) -> None:
-        """Install the pip packages of the lockfile; `archives` are those of its `wheels` that are here already.
+    def sources(self, packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
+        """Return the packages that `build_wheels` can build."""
+        return pip.sources(packages)
 
-        What a given lockfile has installed, conda's packages too, must meet the pip section: `LockfileMismatch`.
+    def build_wheels(self, packages: Sequence[LockedPackage], archives: Mapping[str, Path]) -> tuple[pip.Wheel, ...]:
+        """Build the wheels of `sources`, as far as `archives` has them, into the build's own directory."""
+        if not archives:
+            return ()
+        directory = Path(self._request.build_dir) / "tmp" / "wheels"
+        with self._report.phase("pip-lock", counted(len(archives), "wheel")):
+            return pip.build(packages, archives, directory, **self._around())
+
+    def install_pip(
+        self,
+        lock: Lockfile,
+        archives: Mapping[str, Path] = MappingProxyType({}),
+        built_wheels: Sequence[LockedPackage] = (),
+    ) -> None:
+        """Install the pip packages of the lockfile; `archives` are those of its wheels that are here already.
+
+        Those of `built_wheels` that are among them are installed instead of the sources. What a given lockfile has
+        installed, conda's packages too, must meet the pip section: `LockfileMismatch`.
         """
         request = self._request
         if any(package.manager == "pip" for package in lock.packages):
             with self._report.phase("pip"):
-                pip.install(lock.packages, archives=archives, is_fresh=request.validate_packages, **self._around())
+                pip.install(
+                    lock.packages,
+                    archives=archives,
+                    built_wheels=built_wheels,
+                    is_fresh=request.validate_packages,
+                    **self._around(),
+                )
+            locked = {wheel.name for wheel in lock.built_wheels}
+            for name in sorted(name for name in locked if name not in archives or not archives[name].exists()):
+                self._report.warn(
+                    "pip",
+                    f"{name} was built here from its sources, and may differ from that of other hosts: the wheel that"
+                    " the lockfile names could not be had",
+                )
         if request.lockfile is not None and request.pip:
             unmet = pip.unmet(request.pip, self._prefix)
             if unmet:

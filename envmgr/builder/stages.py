@@ -33,7 +33,7 @@ from envmgr.builder.recording import Recorder
 from envmgr.errors import PolicyRefused
 from envmgr.events import Reporter, counted
 from envmgr.fsio import Step
-from envmgr.model import LockedPackage, Lockfile
+from envmgr.model import BuiltWheel, LockedPackage, Lockfile
 from envmgr.wire.pipe import BuildRequest, BuildResult
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class _Build:
             report=report,
         )
         self._skipped: tuple[str, ...] = ()
+        self._local_wheels: list[BuiltWheel] = []
 
     async def make(self) -> BuildResult:
         """Do all stages that the request's action has."""
@@ -110,11 +111,13 @@ class _Build:
             interpreted = self._interpreted(lock)
             if lock is None:
                 added, not_reproducible = interpreted.lock_pip() if interpreted is not None else ((), ())
+                built: tuple[BuiltWheel, ...] = ()
                 if interpreted is not None and request.action == "build":
                     # Others, who fetch them here, wait for the lockfile.
                     await self._archives.hold(interpreted.wheels(added))
+                    built = await self._build_wheels(interpreted, added)
                 conda = tuple([await self._with_md5(package) for package in conda])
-                lock = self._finish_lock(conda, solution, added, not_reproducible)
+                lock = self._finish_lock(conda, solution, added, not_reproducible, built)
             else:
                 self._write_lock(lock)
                 self._on_locked(lock.text)
@@ -123,7 +126,7 @@ class _Build:
             if request.max_environment_bytes:
                 self._check_size(prefixes.measure(self._prefix))
             if interpreted is not None:
-                interpreted.install_pip(lock, await self._archives.hold(interpreted.wheels(lock.packages)))
+                await self._install_pip(interpreted, lock)
                 if request.max_environment_bytes:
                     self._check_size(prefixes.measure(self._prefix))
             interpreter_hook.install(self._prefix)
@@ -169,6 +172,28 @@ class _Build:
         """conda-lock's format wants an md5 of every conda package; some channels give none."""
         return package if package.md5 else replace(package, md5=await self._archives.md5_of(package))
 
+    # ------------------------------------------------------------------------------------------------ pip packages
+
+    async def _build_wheels(self, interpreted: Interpreted, added: Sequence[LockedPackage]) -> tuple[BuiltWheel, ...]:
+        """Build wheels from sources, for this host and, where that may be, for the others; return what is locked.
+
+        Only where hosts give archives to each other: elsewhere uv builds them as it installs them, in fewer steps.
+        """
+        sources = interpreted.sources(added) if self._request.sharing.is_on else ()
+        if not sources:
+            return ()
+        found: list[BuiltWheel] = []
+        for wheel in interpreted.build_wheels(sources, await self._archives.hold(sources)):
+            kept = BuiltWheel(wheel.name, wheel.path.name, self._archives.keep(wheel.path).name)
+            (found if wheel.is_portable else self._local_wheels).append(kept)
+        return tuple(found)
+
+    async def _install_pip(self, interpreted: Interpreted, lock: Lockfile) -> None:
+        built = lockfile.stand_ins(lock.packages, [*lock.built_wheels, *self._local_wheels])
+        archives = await self._archives.hold(interpreted.wheels(lock.packages))
+        archives |= await self._archives.hold(built, are_built=True)
+        interpreted.install_pip(lock, archives, built)
+
     # ---------------------------------------------------------------------------------------------------- lockfile
 
     def _given(self, text: str) -> Lockfile:
@@ -187,6 +212,7 @@ class _Build:
         solution: solving.Solution | None,
         added: Sequence[LockedPackage],
         not_reproducible: Sequence[str],
+        built_wheels: Sequence[BuiltWheel] = (),
     ) -> Lockfile:
         """Make the complete lockfile, write it and hand it over."""
         request = self._request
@@ -195,7 +221,8 @@ class _Build:
             subdir=request.subdir,
             channels=[url for channel in request.channels for url in channel.urls],
             virtual_packages=solution.virtual_packages if solution is not None else (),
-            not_reproducible=not_reproducible,
+            not_reproducible=sorted(set(not_reproducible) - {wheel.name for wheel in built_wheels}),
+            built_wheels=built_wheels,
             metadata={"envmgr-machine-class": request.machine_class},
         )
         lock = lockfile.parse(text, request.subdir)

@@ -18,9 +18,20 @@ from envmgr.lockfile.comparison import Comparison, compare, mismatch
 from envmgr.lockfile.digests import canonical_text, digest
 from envmgr.lockfile.reading import parse
 from envmgr.lockfile.urls import strip_credentials
-from envmgr.model import LockedPackage
+from envmgr.lockfile.wheels import stand_ins
+from envmgr.model import BuiltWheel, LockedPackage
 
-__all__ = ["Comparison", "canonical_text", "compare", "digest", "mismatch", "parse", "strip_credentials", "write"]
+__all__ = [
+    "Comparison",
+    "canonical_text",
+    "compare",
+    "digest",
+    "mismatch",
+    "parse",
+    "stand_ins",
+    "strip_credentials",
+    "write",
+]
 
 
 def write(
@@ -30,6 +41,7 @@ def write(
     channels: Sequence[str],
     virtual_packages: Sequence[tuple[str, str]] = (),
     not_reproducible: Sequence[str] = (),
+    built_wheels: Sequence[BuiltWheel] = (),
     metadata: Mapping[str, str] | None = None,
 ) -> str:
     """Return the text of a conda-lock.yml for one subdir; see `envmgr.lockfile.writing`."""
@@ -41,5 +53,6 @@ def write(
         channels=channels,
         virtual_packages=virtual_packages,
         not_reproducible=not_reproducible,
+        built_wheels=built_wheels,
         metadata=metadata or {},
     )

@@ -9,6 +9,9 @@ code points, each ended by one line feed. A package's line has four fields with 
 4. what its bytes are: ``sha256:<64 hex>``, else ``md5:<32 hex>``, else ``commit:<hex>`` for a pip package out of
    version control, followed by ``#<fragment>`` if its URL has one (``subdirectory=…``).
 
+A wheel that was built from a source distribution and locked with it (`BuiltWheel`) is one more line: ``wheel``, the
+package's name, the wheel's file name, ``sha256:<64 hex>``. Without such wheels the text is what it was before them.
+
 Where a package comes from is not part of it, so that a mirror changes nothing. A package listed twice counts once.
 """
 
@@ -18,27 +21,26 @@ import hashlib
 import re
 from collections.abc import Iterable
 
-from envmgr.model import LockedPackage
+from envmgr.model import BuiltWheel, LockedPackage
 
 FORMAT = "envmgr-lock-1"
 _COMMIT = re.compile(r"@([0-9a-fA-F]{7,64})(#.*)?$")
 
 
-def digest(packages: Iterable[LockedPackage]) -> str:
+def digest(packages: Iterable[LockedPackage], built_wheels: Iterable[BuiltWheel] = ()) -> str:
     """Return the digest of `packages` in any order; `ValueError` where one has neither hash nor commit."""
-    return hashlib.sha256(canonical_text(packages).encode()).hexdigest()
+    return hashlib.sha256(canonical_text(packages, built_wheels).encode()).hexdigest()
 
 
-def canonical_text(packages: Iterable[LockedPackage]) -> str:
+def canonical_text(packages: Iterable[LockedPackage], built_wheels: Iterable[BuiltWheel] = ()) -> str:
     """Return the text that is hashed."""
-    lines = {_line(package) for package in packages}
+    lines = {_line(package) for package in packages} | {_wheel_line(wheel) for wheel in built_wheels}
     return "".join(f"{line}\n" for line in [FORMAT, *sorted(lines)])
 
 
 def canonical_name(package: LockedPackage) -> str:
     """Return the name under which a package is the same package."""
-    name = package.name.lower()
-    return re.sub(r"[-_.]+", "-", name) if package.manager == "pip" else name
+    return _pip_name(package.name) if package.manager == "pip" else package.name.lower()
 
 
 def commit_of(url: str) -> str | None:
@@ -56,7 +58,18 @@ def _line(package: LockedPackage) -> str:
         what = f"commit:{commit}"
     else:
         raise ValueError(f"{package.manager} package {package.name} {package.version} has neither hash nor commit")
-    fields = (package.manager, canonical_name(package), package.version, what)
+    return _joined(package.manager, canonical_name(package), package.version, what)
+
+
+def _wheel_line(wheel: BuiltWheel) -> str:
+    return _joined("wheel", _pip_name(wheel.name), wheel.file_name, f"sha256:{wheel.sha256.lower()}")
+
+
+def _joined(*fields: str) -> str:
     if any(not field or field.split() != [field] for field in fields):
-        raise ValueError(f"{package.manager} package {package.name!r} {package.version!r} has a field with white space")
+        raise ValueError(f"{fields[0]} package {fields[1]!r} {fields[2]!r} has a field with white space")
     return " ".join(fields)
+
+
+def _pip_name(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name.lower())

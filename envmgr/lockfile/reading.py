@@ -28,7 +28,7 @@ import yaml
 from envmgr.errors import InvalidSpec
 from envmgr.lockfile.digests import canonical_name, commit_of, digest
 from envmgr.lockfile.urls import strip_credentials
-from envmgr.model import LockedPackage, Lockfile, Manager, Problem
+from envmgr.model import BuiltWheel, LockedPackage, Lockfile, Manager, Problem
 
 MAX_CHARS = 32 * 1024 * 1024
 MAX_DEPTH = 200
@@ -36,10 +36,12 @@ MAX_PROBLEMS = 50
 METADATA_PREFIX = "envmgr-"
 VIRTUAL_PACKAGES_KEY = "envmgr-virtual-packages"
 NOT_REPRODUCIBLE_KEY = "envmgr-not-reproducible"
+BUILT_WHEELS_KEY = "envmgr-built-wheels"
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _HEX = re.compile(r"[0-9a-f]+")
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f/\\]+")
+_WHEEL = re.compile(r"[A-Za-z0-9_.!+]+(?:-[A-Za-z0-9_.!+]+){4,5}\.whl", re.ASCII)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^\s\x00-\x1f\x7f]+")
 _ARCHIVE = re.compile(r"(?P<name>.+)-(?P<version>[^-]+)-(?P<build>[^-]+?)(?:\.conda|\.tar\.bz2)")
 _Path = tuple["str | int", ...]
@@ -116,14 +118,16 @@ class _Reader:
             if name.startswith("__")
         }
         virtual.update(self._pairs(custom, VIRTUAL_PACKAGES_KEY))
+        wheels = self._built_wheels(custom, packages)
         return Lockfile(
             subdir=self._subdir,
             channels=self._channels(metadata.get("channels")),
             packages=packages,
             virtual_packages=tuple(sorted(virtual)),
-            digest="" if self._problems else digest(packages),
+            digest="" if self._problems else digest(packages, wheels),
             text=self._text,
             not_reproducible=tuple(sorted(self._words(custom, NOT_REPRODUCIBLE_KEY))),
+            built_wheels=wheels,
         )
 
     def raise_problems(self) -> None:
@@ -251,6 +255,31 @@ class _Reader:
             else:
                 self._say(("metadata", "custom_metadata", key), f"{key} must hold pairs of a name and a requirement")
         return found
+
+    def _built_wheels(
+        self, custom: Mapping[object, object], packages: Sequence[LockedPackage]
+    ) -> tuple[BuiltWheel, ...]:
+        sources = {
+            it.name
+            for it in packages
+            if it.manager == "pip" and it.sha256 and not urlsplit(it.url).path.endswith(".whl")
+        }
+        found: dict[str, BuiltWheel] = {}
+        for item in self._json(custom, BUILT_WHEELS_KEY):
+            match item:
+                case [str(name), str(file_name), str(sha256)] if (
+                    name in sources - found.keys()
+                    and _WHEEL.fullmatch(file_name)
+                    and re.fullmatch("[0-9a-f]{64}", sha256)
+                ):
+                    found[name] = BuiltWheel(name, file_name, sha256)
+                case _:
+                    self._say(
+                        ("metadata", "custom_metadata", BUILT_WHEELS_KEY),
+                        f"{BUILT_WHEELS_KEY} must hold [name, file name, sha256] of wheels, one for a pip package with"
+                        " sources and a sha256",
+                    )
+        return tuple(found[name] for name in sorted(found))
 
     def _words(self, custom: Mapping[object, object], key: str) -> set[str]:
         return {str(item) for item in self._json(custom, key)}

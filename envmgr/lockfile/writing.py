@@ -9,6 +9,8 @@ Facts of our own are in ``metadata.custom_metadata``, a mapping of text to text 
 ``envmgr-format``           ``1``
 ``envmgr-virtual-packages`` JSON list of [name, requirement]: what the packages require of a machine
 ``envmgr-not-reproducible`` JSON list of names of pip packages that are built from source at each installation
+``envmgr-built-wheels``     JSON list of [name, file name, sha256]: wheels built from sources when it was solved; the
+                            package itself is listed with its sources, which conda-lock installs; only if there are any
 ``envmgr-…``                what the caller adds (the machine class)
 =========================== =======================================================================================
 
@@ -27,9 +29,9 @@ import yaml
 
 from envmgr.errors import BuildFailed
 from envmgr.lockfile.digests import canonical_name, digest
-from envmgr.lockfile.reading import METADATA_PREFIX, NOT_REPRODUCIBLE_KEY, VIRTUAL_PACKAGES_KEY
+from envmgr.lockfile.reading import BUILT_WHEELS_KEY, METADATA_PREFIX, NOT_REPRODUCIBLE_KEY, VIRTUAL_PACKAGES_KEY
 from envmgr.lockfile.urls import strip_credentials
-from envmgr.model import LockedPackage
+from envmgr.model import BuiltWheel, LockedPackage
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # the conda that conda-lock carries announces its own removals when imported
@@ -53,6 +55,7 @@ def write(
     channels: Sequence[str],
     virtual_packages: Sequence[tuple[str, str]],
     not_reproducible: Sequence[str],
+    built_wheels: Sequence[BuiltWheel] = (),
     metadata: Mapping[str, str],
 ) -> str:
     """Return the text; `metadata` is added to the custom metadata, each key beginning with ``envmgr-``.
@@ -71,6 +74,8 @@ def write(
         NOT_REPRODUCIBLE_KEY: _json(sorted(set(not_reproducible))),
         **metadata,
     }
+    if built_wheels:
+        custom[BUILT_WHEELS_KEY] = _json(sorted((it.name, it.file_name, it.sha256) for it in built_wheels))
     foreign = [key for key in custom if not key.startswith(METADATA_PREFIX)]
     if foreign:
         raise ValueError(f"a key of the custom metadata begins with {METADATA_PREFIX!r}: {foreign}")
@@ -78,7 +83,7 @@ def write(
     content = CondaLockfile(
         package=[_dependency(package, subdir) for package in sorted(packages, key=_order)],
         metadata=LockMeta(
-            content_hash={subdir: digest(packages)},
+            content_hash={subdir: digest(packages, built_wheels)},
             channels=[Channel(url=url, used_env_vars=tuple(sorted(set(_VARIABLE.findall(url))))) for url in urls],
             platforms=[subdir],
             sources=["environment.yml"],

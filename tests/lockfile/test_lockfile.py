@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from envmgr import lockfile
 from envmgr.errors import BuildFailed, InvalidSpec
-from envmgr.model import LockedPackage, Lockfile
+from envmgr.model import BuiltWheel, LockedPackage, Lockfile
 
 CHANNEL = "https://conda.example.org/main"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -59,6 +59,10 @@ PACKAGES = (
 )
 
 
+SOURCES = pip("sonly", url="https://pypi.example.org/sonly-1.0.tar.gz")
+BUILT = BuiltWheel("sonly", "sonly-1.0-py3-none-any.whl", hashlib.sha256(b"built").hexdigest())
+
+
 def _write(packages: tuple[LockedPackage, ...] = PACKAGES, **fields: object) -> str:
     arguments: dict[str, object] = {"subdir": "linux-64", "channels": [CHANNEL], **fields}
     return lockfile.write(packages, **arguments)  # type: ignore[arg-type]
@@ -86,6 +90,45 @@ def test_what_is_written_is_read_back() -> None:
         text=text,
         not_reproducible=("tool",),
     )
+
+
+def test_built_wheels_are_read_back() -> None:
+    """The sources stay what is listed; the wheel's hash is part of the digest, and without wheels nothing changes."""
+    text = _write((*PACKAGES, SOURCES), built_wheels=[BUILT])
+    found = lockfile.parse(text, "linux-64")
+    assert found.built_wheels == (BUILT,)
+    assert SOURCES in found.packages
+    assert found.digest == lockfile.digest((*PACKAGES, SOURCES), [BUILT])
+    assert found.digest != lockfile.digest((*PACKAGES, SOURCES))
+    assert found.digest != lockfile.digest((*PACKAGES, SOURCES), [replace(BUILT, sha256="0" * 64)])
+    assert f"\nwheel sonly {BUILT.file_name} sha256:{BUILT.sha256}\n" in lockfile.canonical_text([SOURCES], [BUILT])
+    assert _write((*PACKAGES, SOURCES), built_wheels=[]) == _write((*PACKAGES, SOURCES))
+    (stand_in,) = lockfile.stand_ins(found.packages, found.built_wheels)
+    assert stand_in == replace(SOURCES, url=f"https://pypi.example.org/{BUILT.file_name}", sha256=BUILT.sha256)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"name": "absent"},
+        {"name": "Rich.Text"},
+        {"name": "tool"},
+        {"name": "python"},
+        {"file_name": "../sonly-1.0-py3-none-any.whl"},
+        {"file_name": "/a/sonly-1.0-py3-none-any.whl"},
+        {"file_name": "sonly-1.0.tar.gz"},
+        {"sha256": "0" * 63},
+        {"sha256": "../" + "0" * 61},
+    ],
+)
+def test_a_wrong_built_wheel_is_refused(wrong: dict[str, str]) -> None:
+    """It stands for one package with sources, and is named by a file name and a hash, never by a path."""
+    text = _write((*PACKAGES, SOURCES), built_wheels=[replace(BUILT, **wrong)])
+    with pytest.raises(InvalidSpec, match="envmgr-built-wheels must hold"):
+        lockfile.parse(text, "linux-64")
+    other = replace(BUILT, sha256="1" * 64)
+    with pytest.raises(InvalidSpec, match="envmgr-built-wheels must hold"):
+        lockfile.parse(_write((*PACKAGES, SOURCES), built_wheels=[BUILT, other]), "linux-64")
 
 
 def test_equal_packages_give_equal_bytes() -> None:
@@ -351,7 +394,8 @@ def test_a_package_without_md5_cannot_be_written() -> None:
 @pytest.mark.parametrize("kind", ["explicit", "env"])
 def test_real_conda_lock_renders_what_we_write(kind: str, tmp_path: Path) -> None:
     """The installed conda-lock reads the file and renders it, in a process of its own."""
-    (tmp_path / "conda-lock.yml").write_text(_write(not_reproducible=["tool"]))
+    text = _write((*PACKAGES, SOURCES), not_reproducible=["tool"], built_wheels=[BUILT])
+    (tmp_path / "conda-lock.yml").write_text(text)
     command = [Path(sys.executable).parent / "conda-lock", "render", "-k", kind, "-p", "linux-64", "conda-lock.yml"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -363,6 +407,7 @@ def test_real_conda_lock_renders_what_we_write(kind: str, tmp_path: Path) -> Non
             f"{package.url}#{package.md5}" for package in (python, libffi, requests)
         }
         assert f"# pip {rich.name} @ {rich.url}#sha256={rich.sha256}" in lines
+        assert f"# pip sonly @ {SOURCES.url}#sha256={SOURCES.sha256}" in lines
         assert f"# pip tool @ {tool.url}" in lines
     else:
         document = yaml.safe_load("\n".join(lines))

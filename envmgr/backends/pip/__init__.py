@@ -14,8 +14,9 @@ always gets the prefix's real path, because it bakes it into scripts. It works f
 Source: uv's documentation of the pip interface; PEP 751 (pylock.toml); PEP 503, 691, 700 (indexes).
 """
 
+from envmgr.backends.pip.building import Wheel, build, sources
 from envmgr.backends.pip.checking import check, unmet
 from envmgr.backends.pip.installing import install, wheels
 from envmgr.backends.pip.locking import Locked, lock
 
-__all__ = ["Locked", "check", "install", "lock", "unmet", "wheels"]
+__all__ = ["Locked", "Wheel", "build", "check", "install", "lock", "sources", "unmet", "wheels"]

@@ -49,6 +49,7 @@ def install(
     network: Network,
     uv_cache: Path,
     archives: Mapping[str, Path] = MappingProxyType({}),
+    built_wheels: Sequence[LockedPackage] = (),
     is_fresh: bool = False,
     environ: Mapping[str, str] | None = None,
     run: Runner = run_process,
@@ -57,7 +58,8 @@ def install(
     """Install the pip packages among `packages` into `prefix`, its real path; conda's are ignored.
 
     `archives` (package name -> file) are those of the `wheels` among them that are here already; one that turns out to
-    be damaged is deleted, and fetched by uv like all others.
+    be damaged is deleted, and fetched by uv like all others. Of `built_wheels` (`envmgr.lockfile.stand_ins`) those that
+    are in `archives` are installed instead of the sources; of the others uv builds its own.
 
     With `is_fresh`, nothing that uv's cache has of these packages is believed: prefixes share files with it, so damage
     to one of them is damage to the cache. `environ` as for `lock`. Raises `Corrupt` for a wrong hash, `PolicyRefused`
@@ -74,10 +76,11 @@ def install(
     ) as uv:
         if is_fresh:
             uv.forget([package.name for package in wanted])
-        finished = _install(wanted, uv, archives)
-        if finished.status != 0 and (whole := _whole(wanted, archives, report)) != archives:
+        chosen = _chosen(wanted, built_wheels, archives)
+        finished = _install(chosen, uv, archives)
+        if finished.status != 0 and (whole := whole_of(chosen, archives, report)) != archives:
             archives = whole
-            finished = _install(wanted, uv, archives)
+            finished = _install(_chosen(wanted, built_wheels, archives), uv, archives)
         if finished.status != 0:
             raise translate_failure(finished, "the pip section cannot be installed")
     _forget_files(prefix, archives)
@@ -92,8 +95,16 @@ def wheels(packages: Sequence[LockedPackage]) -> tuple[LockedPackage, ...]:
         and package.sha256 is not None
         and package.url.startswith(("https://", "http://"))
         and urlsplit(package.url).path.endswith(".whl")
-        and _kind(package) == "wheel"
+        and kind_of(package) == "wheel"
     )
+
+
+def _chosen(
+    wanted: Sequence[LockedPackage], built_wheels: Sequence[LockedPackage], archives: Mapping[str, Path]
+) -> list[LockedPackage]:
+    """Return what is installed: of a package whose built wheel is here that, and not its sources."""
+    built = {wheel.name: wheel for wheel in built_wheels if wheel.name in archives and kind_of(wheel) == "wheel"}
+    return [built.get(package.name, package) for package in wanted]
 
 
 def _install(wanted: Sequence[LockedPackage], uv: Uv, archives: Mapping[str, Path]) -> Finished:
@@ -105,7 +116,7 @@ def _install(wanted: Sequence[LockedPackage], uv: Uv, archives: Mapping[str, Pat
     )  # fmt: skip
 
 
-def _whole(wanted: Sequence[LockedPackage], archives: Mapping[str, Path], report: Reporter) -> dict[str, Path]:
+def whole_of(wanted: Sequence[LockedPackage], archives: Mapping[str, Path], report: Reporter) -> dict[str, Path]:
     """Return those of `archives` whose bytes are what they must be, and delete the others."""
     whole = {}
     for package in wanted:
@@ -146,7 +157,7 @@ def _entry(package: LockedPackage, uv: Uv, archive: Path | None) -> str:
     url = uv.mirrored(package.url)
     if archive is not None:
         lines.append(f"index = {json.dumps(package.url.rpartition('/')[0])}")
-        url = _named(archive, package, uv.scratch).as_uri()
+        url = named(archive, package, uv.scratch).as_uri()
     if package.sha256 is None:
         kind, _, address = url.partition("+")
         address, _, fragment = address.partition("#")
@@ -159,7 +170,7 @@ def _entry(package: LockedPackage, uv: Uv, archive: Path | None) -> str:
         lines.append("vcs = " + _inline(vcs))
     else:
         value = f"{{ url = {json.dumps(url)}, hashes = {{ sha256 = {json.dumps(package.sha256)} }} }}"
-        kind = _kind(package)
+        kind = kind_of(package)
         if kind == "archive":
             lines.append(f"archive = {value}")
         else:
@@ -168,22 +179,22 @@ def _entry(package: LockedPackage, uv: Uv, archive: Path | None) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _named(archive: Path, package: LockedPackage, scratch: Path) -> Path:
-    """Return a path by which a wheel has the name that tells what is in it."""
-    path = scratch / "wheels" / archive.name / _file_name(package)
+def named(archive: Path, package: LockedPackage, scratch: Path) -> Path:
+    """Return a path by which an archive has the name that tells what is in it."""
+    path = scratch / "wheels" / archive.name / file_name(package)
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_symlink():
         path.symlink_to(archive)
     return path
 
 
-def _file_name(package: LockedPackage) -> str:
+def file_name(package: LockedPackage) -> str:
     return unquote(urlsplit(package.url).path).rsplit("/", 1)[-1]
 
 
-def _kind(package: LockedPackage) -> str:
+def kind_of(package: LockedPackage) -> str:
     """Tell a wheel and a source distribution by the file's name; anything else is an archive."""
-    name = _file_name(package)
+    name = file_name(package)
     try:
         if name.endswith(".whl"):
             found = parse_wheel_filename(name)[0]

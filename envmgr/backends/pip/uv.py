@@ -100,6 +100,16 @@ class Uv:
         parts: list[str | PathLike[str]] = [find_uv_bin(), "pip", command, "--python", python_of(self.prefix)]
         return self.run([*parts, *arguments], environ=self.environ, on_line=watch, cwd=self.scratch)
 
+    def build_wheel(self, source: Path, directory: Path) -> Finished:
+        """Build a source distribution's wheel into a new `directory`, as an installation for the prefix would."""
+        arguments = ["--no-index"] if self.options.has_no_index else []
+        command: list[str | PathLike[str]] = [
+            find_uv_bin(), "build", "--wheel", "--python", python_of(self.prefix), "--out-dir", directory,
+            "--no-create-gitignore", "--no-sources", *self.options.build_flags, *arguments, source,
+        ]  # fmt: skip
+        watch = _Watch(self.report, "pip-lock", 0)
+        return self.run(command, environ=self.environ, on_line=watch, cwd=self.scratch)
+
     def forget(self, names: Sequence[str]) -> None:
         """Delete all that the cache has of these packages; waits for other processes of uv that use it."""
         watch = _Watch(self.report, "pip", 0)
