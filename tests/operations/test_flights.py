@@ -530,14 +530,15 @@ def test_drain_waits_until_all_is_told(operations: Operations) -> None:
         order.append("told")
 
     operations.hear_of_ends(hear)
-    submit(operations)
-    assert hearing.wait(LIMIT_S)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(2) as pool:
+        asking = pool.submit(submit, operations)  # it may be the one who tells
+        assert hearing.wait(LIMIT_S)
         draining = pool.submit(operations.drain, LIMIT_S)
         draining.add_done_callback(lambda _future: order.append("drained"))
         while not operations.is_draining:
             threading.Event().wait(0.001)
         go.set()
+        asking.result(LIMIT_S)
     assert order == ["told", "drained"]
 
 
