@@ -3,11 +3,14 @@
 Under the path of a claim every contender has an ephemeral node ``<uuid>-<ten digits>``; the lowest number holds it, and
 each of the others watches the one before it. A counted claim has two such nodes below it: whoever holds ``gate`` waits
 until fewer than so many nodes stand in ``places``, takes one there, and lets the next to the gate. So at most that many
-hold it, in the order of arrival, only one waiter looks at the places, and each goes by its own number of them. ::
+hold it, only one waiter looks at the places, and each goes by its own number of them. Where `_CROWD` stand at the gate,
+who comes stands in one of sixteen lanes, or in one of the sixteen behind that: the first of a lane stands in the queue
+before it until he is the first there. So thousands may want it, and nobody reads more than a few dozen names. ::
 
     claims/build/<store id>/<name>/<uuid>-0000000007        {"host": …, "pid": …, "at": …, "what": …}
     claims/gates/<kind>@<…>                               who enters a queue that thousands may want to (`Claims.alone`)
     claims/rollout/<name>/gate/<uuid>-0000000003
+    claims/rollout/<name>/lanes/b4/<uuid>-0000000001      behind lanes/b, which is behind the gate
     claims/rollout/<name>/places/<uuid>-0000000012
 
 What holds:
@@ -21,8 +24,10 @@ What holds:
   deleted when ZooKeeper answers again; it goes with its session at the latest.
 * A `Claim` is for one holding; after a fork the child holds nothing. A claim is not re-entrant.
 
-Not promised: that nothing happens between asking a claim and doing what it guards. `Claim.guard` in the transaction of
-a write closes that gap for writes to ZooKeeper; for the disk there are the host's own lock and the store's.
+Not promised: that a counted claim is got in the order of arrival, once there are lanes; each queue is in order, so that
+everybody comes to the gate at some time. Nor that nothing happens between asking a claim and doing what it guards:
+`Claim.guard` in the transaction of a write closes that gap for writes to ZooKeeper; for the disk there are the host's
+own lock and the store's.
 
 The order for who needs several: the host's lock on the name, then the claim of the build, then the claim of the solve.
 
@@ -60,6 +65,12 @@ _PAUSE_S = 0.05
 _RELEASE_S = 2.0
 _LEAVE_S = 0.5
 _DIGITS = 10
+_CROWD = 16
+"""So many stand in one queue of a counted claim before others stand behind it; there may be some more."""
+_DEEPEST_LANE = 6
+_FEW_PLACES = 32
+_LOOK_S = 0.5
+"""How often the one at the gate counts the places where there are more than that; fewer are watched."""
 observer: Callable[[str, int, bool], None] | None = None
 """Told of each claim's path and token, and whether it was got now or is about to be given back; tests set it."""
 
@@ -89,11 +100,11 @@ class Claims:
     ) -> Iterator[Claim]:
         """Hold the claim at `path` for the length of a block.
 
-        `places`: it is a counted claim of so many; every contender of one path must say some number, or none. The
-        acquire ends with the `deadline` (its errors) or after `timeout_s` (`TimedOut`), and with
-        `CoordinatorUnavailable` once ZooKeeper has not answered for `unreachable_s`. `on_wait` is told once, and only
-        if it has to wait, who holds it. On leaving, the node is deleted, which takes two seconds at most; the claim is
-        lost from then on.
+        `places`: it is a counted claim of so many; every contender of one path must say some number, or none. Of many
+        who wait for one each gets it at some time, not in the order in which they came. The acquire ends with the
+        `deadline` (its errors) or after `timeout_s` (`TimedOut`), and with `CoordinatorUnavailable` once ZooKeeper has
+        not answered for `unreachable_s`. `on_wait` is told once, and only if it has to wait, who holds it. On leaving,
+        the node is deleted, which takes two seconds at most; the claim is lost from then on.
         """
         limit = Limit(self._clock, path, deadline, timeout_s, unreachable_s)
         claim = self._take(path, places, limit, on_wait, what)
@@ -203,7 +214,7 @@ class Claims:
         For a counted claim these are its holders only, in the order in which they got it.
         """
         names = self._session.children(path, timeout_s=timeout_s)
-        if "places" in names or "gate" in names:
+        if not {"places", "gate", "lanes"}.isdisjoint(names):
             path = f"{path}/places"
             names = self._session.children(path, timeout_s=timeout_s)
         found = (self._holder(f"{path}/{name}", timeout_s) for name in names)
@@ -223,7 +234,7 @@ class Claims:
         if places is None:
             return self._stand(path, contender, limit)
         while True:
-            gate = self._stand(f"{path}/gate", contender, limit)
+            gate = self._come_to_gate(path, contender, limit)
             try:
                 with self._session.relying():
                     claim = self._take_place(f"{path}/places", places, gate, contender, limit)
@@ -231,6 +242,28 @@ class Claims:
                 self._release(gate)
             if claim is not None:
                 return claim
+
+    def _come_to_gate(self, path: str, contender: Contender, limit: Limit) -> Claim:
+        """Be the first at the gate of a counted claim, through lanes if many stand there."""
+        lane, queues = uuid.uuid4().hex[:_DEEPEST_LANE], [f"{path}/gate"]
+        while len(queues) <= _DEEPEST_LANE and self._count(queues[-1], limit) >= _CROWD:
+            limit.refuse_waiting()
+            queues.append(f"{path}/lanes/{lane[: len(queues)]}")
+        here = self._stand(queues.pop(), contender, limit)
+        while queues:
+            behind = here
+            try:
+                here = self._stand(queues.pop(), contender, limit)
+            finally:
+                self._release(behind)  # not before: of each lane only one is to stand in the queue before it
+        return here
+
+    def _count(self, path: str, limit: Limit) -> int:
+        """Return how many nodes there are below `path`, without reading their names."""
+        while True:
+            with limit.answering(self._session):
+                node = self._session.get(path, timeout_s=limit.call_s())
+                return 0 if node is None else node.children
 
     def _stand(self, path: str, contender: Contender, limit: Limit) -> Claim:
         """Have a node in the queue at `path`, and return when it is the first."""
@@ -294,7 +327,16 @@ class Claims:
                 self._debris.add(path, name)
 
     def _has_place(self, path: str, places: int, contender: Contender, limit: Limit) -> bool:
-        """Tell whether there is a place, after waiting for a change if there is none."""
+        """Tell whether there is a place, after waiting for a change, or a moment, if there is none."""
+        if places > _FEW_PLACES:
+            node = self._session.get(path, timeout_s=limit.call_s())
+            if node is None or node.children < places:
+                return True
+            limit.refuse_waiting()
+            if not contender.is_told:
+                contender.wait_for(None, limit)
+            limit.wait(threading.Event(), _LOOK_S)
+            return False
         with self._waiting(path) as changed:
             names = self._session.children(path, watch=_Departure(self, path), timeout_s=limit.call_s())
             if len(names) < places:
