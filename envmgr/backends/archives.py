@@ -5,7 +5,8 @@
     <package_cache>/
       .use                    flock: builds hold it shared, collection takes it exclusively, without waiting
       archives/<key>          an archive whose bytes have been checked; <key> is its sha256; wheels, too, where hosts of
-                              a cluster give archives to each other, and those of imported bundles
+                              a cluster give archives to each other, with the sources of those that were built and what
+                              came of it, and those of imported bundles
       unpacked/<key>/         what was unpacked from it; its files are read-only, and prefixes are hard links to them
       unpacked/<key>.ok       the entry's seal (below); of this key the first 48 digits (`envmgr.store.cache`)
       locks/<key>             flock: one process fetches or unpacks this archive

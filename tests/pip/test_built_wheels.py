@@ -107,6 +107,18 @@ def test_a_wheel_that_names_the_prefix_is_not_for_others(
     assert not wheel.is_portable
 
 
+def test_a_second_build_has_the_same_date(tmp_path: Path, index: Index, prefix: Prefix, uv_cache: Path) -> None:
+    """A relock that finds the same sources gets the same wheel from a backend that heeds SOURCE_DATE_EPOCH."""
+    tree = tmp_path / "tree" / "sonly-1.0"
+    tree.mkdir(parents=True)
+    for member, text in source_tree("sonly", "1.0").items():
+        dated = text.replace(r'"is_built = True\n"', "os.environ['SOURCE_DATE_EPOCH']")
+        (tree / member).write_text(dated)
+    made = Path(shutil.make_archive(str(index.files / "sonly-1.0"), "gztar", tree.parent))
+    (wheel,) = build(prefix, uv_cache, tmp_path / "out", locked(index, made.name, "sonly", "1.0"), made)
+    assert zipfile.ZipFile(wheel.path).read("sonly.py") == b"946684800"
+
+
 def test_the_locked_build_is_installed_whatever_is_in_the_cache(
     tmp_path: Path, index: Index, prefix: Prefix, uv_cache: Path, sources: LockedPackage
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from sibling_hosts import CLASS, NAME, Channel, SharingHost, archive, package, s
 
 from envmgr.backends.archives import Archives
 from envmgr.backends.cache_use import in_use
-from envmgr.backends.siblings import Siblings
+from envmgr.backends.siblings import Siblings, rank
 from envmgr.backends.transfers import Sink
 from envmgr.errors import ChannelError
 from envmgr.events import Event, ignore
@@ -41,7 +42,12 @@ class Index(Channel):
 
 
 def hold(
-    host: SharingHost, wheels: Sequence[LockedPackage], sharing: Sharing | None, events: list[Event] | None = None
+    host: SharingHost,
+    wheels: Sequence[LockedPackage],
+    sharing: Sharing | None,
+    events: list[Event] | None = None,
+    *,
+    are_built: bool = False,
 ) -> tuple[dict[str, Path], Archives]:
     report = ignore if events is None else events.append
 
@@ -51,7 +57,7 @@ def hold(
             siblings = Siblings(sharing, NAME, CLASS, is_solving=False, parallel=4, report=report)
         archives = Archives(host.layout.packages, host.channel, siblings=siblings, report=report)
         with in_use(host.layout.packages):
-            return await archives.hold(wheels), archives
+            return await archives.hold(wheels, are_built=are_built), archives
 
     return asyncio.run(run())
 
@@ -78,6 +84,23 @@ def test_the_second_host_gets_them_from_the_first(tmp_path: Path, index: Index) 
         assert hold(other, wheels, Sharing(other.url, urls))[0] == paths
         assert one.server.given_bytes == given
     assert set(index.fetched.values()) == {1}
+
+
+def test_what_was_built_is_had_from_any_host_and_no_channel(tmp_path: Path, index: Index) -> None:
+    """The solver is gone, the last that is asked has one of two, which comes; nobody is waited for, no index asked."""
+    wheels = index.wheels(2)
+    with sharing_hosts(tmp_path, index, 6) as hosts, sharing_hosts(tmp_path / "gone", index, 1) as (gone,):
+        asker, *others = hosts
+        first = rank(str(wheels[0].sha256), [host.url for host in others])[-1]
+        next(host for host in others if host.url == first).keep(index.archives[wheels[0].url])
+        for host in others:
+            host.wanted.add(NAME)  # they make it, too, and would say that it is coming
+        gone.server.stop()
+        sharing = Sharing(asker.url, tuple(host.url for host in hosts), gone.url)
+        begun = time.monotonic()
+        assert list(hold(asker, wheels, sharing, are_built=True)[0]) == [wheels[0].name]
+        assert time.monotonic() - begun < sharing.wait_s / 2
+    assert not index.fetched
 
 
 def test_a_host_that_shares_with_nobody_fetches_none(tmp_path: Path, index: Index) -> None:

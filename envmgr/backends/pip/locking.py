@@ -7,8 +7,9 @@ usable wheel, and that one may be built, it becomes an exception and uv is asked
 not be.
 
 Of the wheels that fit the interpreter, the most specific is locked; a source distribution only where there is no
-wheel (or where ``--no-binary`` asks for it). What is built from source here is built again at each installation, and
-so is a package out of version control, which is locked to its commit: both are listed as not reproducible.
+wheel (or where ``--no-binary`` asks for it). What is built from source is built again at each installation, and so is a
+package out of version control, which is locked to its commit: both are listed as not reproducible. Of those, the build
+takes out again what `envmgr.backends.pip.building` makes a wheel of that is locked by its hash.
 """
 
 from __future__ import annotations

@@ -47,6 +47,8 @@ from envmgr.wire.pipe import Network, PipSettings
 
 _SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin"
 _MESSAGE_MAX_CHARS = 6000
+_BUILD_DATE = "946684800"
+"""2000-01-01, in seconds since 1970: a wheel is a zip file, which knows no time before 1980."""
 _STEERING_PREFIXES = (
     "UV_", "PIP_", "PYTHON", "CONDA_", "MAMBA_", "RATTLER_", "ENVMGR_", "VIRTUAL_ENV",
     "GIT_", "SSH_", "XDG_",  # git reads its configuration below XDG_CONFIG_HOME, too
@@ -101,14 +103,18 @@ class Uv:
         return self.run([*parts, *arguments], environ=self.environ, on_line=watch, cwd=self.scratch)
 
     def build_wheel(self, source: Path, directory: Path) -> Finished:
-        """Build a source distribution's wheel into a new `directory`, as an installation for the prefix would."""
+        """Build a source distribution's wheel into a new `directory`, as an installation for the prefix would.
+
+        With a fixed date, so that most build backends make the same bytes of the same sources again.
+        """
         arguments = ["--no-index"] if self.options.has_no_index else []
         command: list[str | PathLike[str]] = [
             find_uv_bin(), "build", "--wheel", "--python", python_of(self.prefix), "--out-dir", directory,
             "--no-create-gitignore", "--no-sources", *self.options.build_flags, *arguments, source,
         ]  # fmt: skip
         watch = _Watch(self.report, "pip-lock", 0)
-        return self.run(command, environ=self.environ, on_line=watch, cwd=self.scratch)
+        environ = {"SOURCE_DATE_EPOCH": _BUILD_DATE, **self.environ}
+        return self.run(command, environ=environ, on_line=watch, cwd=self.scratch)
 
     def forget(self, names: Sequence[str]) -> None:
         """Delete all that the cache has of these packages; waits for other processes of uv that use it."""
