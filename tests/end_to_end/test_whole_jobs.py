@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from demo.packages import index
-from whole_hosts import SEARCH, Host, Job, payload, reap_orphans
+from fakes.processes import reap_orphans
+from whole_hosts import SEARCH, Host, Job, payload
 
 import envmgr
 

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 from backends.backend_servers import Server, serve
 from demo.packages import fabricate, index
+from fakes.processes import reap_orphans
 from whole_hosts import (
     LIMIT_S,
     Host,
@@ -27,7 +28,6 @@ from whole_hosts import (
     ended,
     line_of,
     processes_of_builds,
-    reap_orphans,
     write_links,
     write_wheel,
 )

@@ -199,30 +199,6 @@ def processes_of_builds(root: Path) -> list[int]:
     return found
 
 
-def reap_orphans() -> int:
-    """Wait for the end of all processes that have become children of this one; return how many there were."""
-    count = 0
-    while children := _children():
-        for pid in children:
-            fd = os.pidfd_open(pid)
-            try:
-                if not select.select([fd], [], [], LIMIT_S)[0]:
-                    raise TimeoutError(f"process {pid} stays: {Path(f'/proc/{pid}/cmdline').read_bytes()!r}")
-            finally:
-                os.close(fd)
-            os.waitpid(pid, 0)
-            count += 1
-    return count
-
-
-def _children() -> list[int]:
-    found = []
-    for task in os.listdir("/proc/self/task"):
-        with contextlib.suppress(FileNotFoundError):
-            found += [int(pid) for pid in Path(f"/proc/self/task/{task}/children").read_text().split()]
-    return found
-
-
 class Job:
     """A long-running program in an environment that does what it is told, line by line."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from fakes.backend import Orders
 from fakes.coordinator import FakeCluster, FakeCoordinator
-from fakes.processes import Died, Forked, die_now, no_process_left, wait_for_orphans
+from fakes.processes import Died, Forked, die_now, no_process_left, reap_orphans
 from fakes.worlds import SUBDIR, World, make_world, observed, spec_of
 
 from envmgr import lockfile, ready
@@ -785,7 +785,7 @@ def test_killed_at_every_point(label: str, tmp_path: Path) -> None:
             cluster = prepared(str(number))
             with pytest.raises(Died):
                 Forked(lambda cluster=cluster, number=number: run(cluster, number)).result()  # type: ignore[misc]
-            wait_for_orphans()
+            reap_orphans()
             for letter in ("a", "c"):
                 host = cluster[letter]
                 host.create()

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 from fakes.backend import Orders
 from fakes.clock import FakeClock
-from fakes.processes import Died, Forked, die_now, no_process_left, wait_for_orphans
+from fakes.processes import Died, Forked, die_now, no_process_left, reap_orphans
 from fakes.worlds import World, make_world, observed, spec_of
 
 from envmgr import errors, ready
@@ -304,7 +304,7 @@ def test_killed_at_every_point(label: str, tmp_path: Path) -> None:
             with pytest.raises(Died) as died:
                 process.result()
             assert died.value.status == -signal.SIGKILL, point
-            wait_for_orphans()
+            reap_orphans()
             try:
                 _check_survivors(world)
             except BaseException as error:
@@ -336,6 +336,6 @@ def test_killed_at_random_moments(label: str, tmp_path: Path) -> None:
             # Where the process ends a little earlier than in the recorded run, it was not killed: just as well.
             with contextlib.suppress(Died):
                 process.result()
-            wait_for_orphans()
+            reap_orphans()
             _check_survivors(world)
             shutil.rmtree(world.root.parent)
