@@ -34,7 +34,8 @@ from hosts.programs import Programs
 
 T = TypeVar("T")
 
-SESSION_S = 2.0
+SESSION_S = 4.0
+"""A claim outlasts the election of a leader (a second, or two on a busy machine), and its holder's way back to it."""
 _SETTINGS: Mapping[str, object] = {
     "use_condarc": False,
     "use_pip_conf": False,
