@@ -186,13 +186,21 @@ class Round:
             if self._solving.found is not None:
                 return self._solving.found
             try:
-                return self._solving.publish(text)
+                return self._publish_held(self._solving, text)
             except CoordinatorUnavailable:
                 self.close()
                 self._begin()
         raise ClaimLost(
             f"the claim on the solve of {self._spec.name} was lost {_TRIES} times", hint="the next try may succeed"
         )
+
+    def _publish_held(self, solving: Solving, text: str) -> PublishedLockfile:
+        """Publish under the claim as it is: a lost connection is no lost claim, for which others would solve again."""
+        for _ in range(_TRIES - 1):
+            with contextlib.suppress(CoordinatorUnavailable):
+                return solving.publish(text)
+            self._limit.check()
+        return solving.publish(text)
 
     def fail(self, error: EnvmgrError) -> None:
         """Tell the cluster of a failure that every host would meet."""
