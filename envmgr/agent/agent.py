@@ -13,6 +13,8 @@ cluster's tree, and nothing is told of what was not looked at.
 * A tree that is not this host's cluster (emptied, another uuid, newer) stops it: nothing is begun and nothing told but
   to the log and to ``envmgr status``, until the tree is right again.
 * It never raises: what goes wrong is a problem of the host, shown, and looked at again with the next pass.
+
+The turn and all that it leads to stand together, which makes the module a little long.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ One for each process that needs the cluster: the daemon, or a command. Any threa
 Not promised: that what a call did not answer was not done; that a session whose id somebody else closes is noticed
 before the next contact.
 
-All errors of kazoo are translated here, and nowhere else.
+All errors of kazoo are translated here, and nowhere else: hence all calls in one module, which is a little long for it.
 """
 
 from __future__ import annotations
