@@ -269,6 +269,22 @@ class IncompatibleHost(EnvmgrError):
     exit_code = 13
 
 
+class UnsuitableEnvironment(EnvmgrError):
+    """The environment cannot work with the system that is to use it (Ray, Spark, pyjava, …): what it lacks, or has."""
+
+    code = "unsuitable"
+    http_status = 409
+    exit_code = 15
+
+
+class LimitExceeded(EnvmgrError):
+    """A program was ended because it used more than its limits allow (memory, wall time); `fields` say which."""
+
+    code = "limit_exceeded"
+    http_status = 409
+    exit_code = 16
+
+
 class LockfileMismatch(EnvmgrError):
     """The given lockfile does not satisfy the spec, or differs from the one already in force for the name."""
 

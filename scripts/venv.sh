@@ -53,3 +53,15 @@ make_venv() {
         (cd "$checkout" && "$directory/bin/python" -m pip install --quiet --disable-pip-version-check "$@")
     printf '%s\n' "$stamp" >"$directory/.made-from"
 }
+
+# choose_channel DIRECTORY: write a settings.toml there, unless there is one, with the demo channel where conda-forge
+# cannot be reached. Needs envmgr on PATH.
+choose_channel() {
+    local channel
+    [ ! -e "$1/settings.toml" ] || return 0
+    ! ENVMGR_ROOT=$1 envmgr doctor --only channel >/dev/null 2>&1 || return 0
+    say "conda-forge cannot be reached from here: making a small demo channel instead"
+    channel=$("$checkout/scripts/demo_channel" "${1%/*}/channel" | tail -n 1)
+    printf '# written by a script, because conda-forge could not be reached\ndefault_channels = ["%s"]\n' \
+        "$channel" >"$1/settings.toml"
+}

@@ -20,14 +20,15 @@ _EPILOG = """\
 Exit codes:
 
 \b
- 0  done                              8  timed out waiting
- 1  unexpected, or a build failed     9  daemon or coordinator needed
- 2  usage                            10  no space
- 3  invalid spec                     11  permission or policy
- 4  unsatisfiable                    12  corrupt
- 5  channel or network               13  incompatible host
- 6  not found                        14  lockfile mismatch
- 7  in use, or alias taken      130/143  interrupted, terminated
+ 0  done                              9  daemon or coordinator needed
+ 1  unexpected, or a build failed    10  no space
+ 2  usage                            11  permission or policy
+ 3  invalid spec                     12  corrupt
+ 4  unsatisfiable                    13  incompatible host
+ 5  channel or network               14  lockfile mismatch
+ 6  not found                        15  unsuitable for a system
+ 7  in use, or alias taken           16  over a limit
+ 8  timed out waiting           130/143  interrupted, terminated
 
 Data goes to standard output, words and progress to standard error. The store is --root, else ENVMGR_ROOT, else the
 service's where it is installed, else your own.
