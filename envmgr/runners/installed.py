@@ -42,7 +42,8 @@ def of_prefix(prefix: Path) -> Installed:
             match = _SITE_PACKAGES.fullmatch(entry)
             directory = prefix / libraries / entry / "site-packages"
             if match is not None and directory.is_dir() and directory.resolve() not in found:
-                minor = minor or match[1]
+                # By its own name: conda-forge's lib/python3.1 is a link to lib/python3.11.
+                minor = minor or directory.resolve().parent.name.removeprefix("python").rstrip("t")
                 found.append(directory.resolve())
     versions: dict[str, str] = {}
     for directory in found:
