@@ -421,6 +421,15 @@ def test_a_mirror_is_asked_and_not_named(solve: Solver, index: Index) -> None:
     assert locked.packages[0].url == "https://pypi.invalid/files/alpha-1.0-py3-none-any.whl"
 
 
+@pytest.mark.parametrize("name", ["alpha @ ", ""])
+def test_a_requirement_by_url_comes_from_the_mirror(solve: Solver, index: Index, name: str) -> None:
+    """A wheel that the spec names by its URL is had from the mirror, too, and locked under the URL of the spec."""
+    index.wheel("alpha", "1.0")
+    network = replace(QUICK, mirrors=(("https://wheels.invalid/", (f"{index.url}/",)),))
+    locked = solve(f"{name}https://wheels.invalid/files/alpha-1.0-py3-none-any.whl", network=network)
+    assert locked.packages[0].url == "https://wheels.invalid/files/alpha-1.0-py3-none-any.whl"
+
+
 def test_nothing_of_the_callers_configuration_counts(
     solve: Solver, index: Index, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,13 +108,19 @@ class _Solving:
 
     def solve(self, requirements: Sequence[str]) -> Locked:
         lines = [_without_hashes(line) for line in requirements]
-        (self._uv.scratch / "requirements.in").write_text("".join(f"{text}\n" for text, _ in lines), "utf-8")
+        asked = "".join(f"{self._from_mirror(text)}\n" for text, _ in lines)
+        (self._uv.scratch / "requirements.in").write_text(asked, "utf-8")
         self._write_constraints()
         self._compile()
         document = tomllib.loads(self._output.read_text("utf-8"))
         return self._locked(document, _hashes_by_name(lines))
 
     # ------------------------------------------------------------------------------------------------ what uv is asked
+
+    def _from_mirror(self, requirement: str) -> str:
+        """Return a requirement that names a file by its URL with the URL at which the file is to be had."""
+        name, at, url = requirement.rpartition(" @ ")
+        return f"{name}{at}{self._uv.mirrored(url)}"
 
     def _write_constraints(self) -> None:
         stubs = self._uv.scratch / "stubs"
