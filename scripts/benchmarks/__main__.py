@@ -58,11 +58,16 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, _stop)
     began, load = time.monotonic(), os.getloadavg()[0]
     figures: list[Figure] = []
+    failed: list[str] = []
     try:
         with workspace.opened() as work:
             for name in [name for name in GROUPS if not options.only or name in options.only]:
                 say(name)
-                figures += GROUPS[name](work, is_quick=options.quick)
+                try:
+                    figures += GROUPS[name](work, is_quick=options.quick)
+                except BenchError as error:
+                    failed.append(name)
+                    say(f"{name} failed: {error}")
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return 1
@@ -72,7 +77,9 @@ def main(arguments: Sequence[str]) -> int:
         target.write_text(json.dumps(run.to_json(), indent=1) + "\n", encoding="utf-8")
     if plot is not None and not growth.draw(figures, plot):
         print("bench: no figure of this run grows with anything: nothing to draw", file=sys.stderr)
-    return 1 if options.strict and run.missed else 0
+    if failed:
+        print(f"bench: not measured: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed or (options.strict and run.missed) else 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -105,6 +105,7 @@ class Line(asyncio.Protocol):
         for _, _, answer in self._pending:
             if not answer.done():
                 answer.set_exception(BenchError(f"a session ended early: {self._lost}"))
+                answer.exception()  # who waited for it may be gone, too
         self._pending.clear()
 
     def data_received(self, data: bytes) -> None:
