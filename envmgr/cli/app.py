@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import bundle, inspect, maintain, make, run, serve, service
+from envmgr.cli.commands import bundle, inspect, maintain, make, run, serve, service, spark
 from envmgr.cli.commands.status import status
 from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
@@ -55,6 +55,7 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "create", make.create),
     (app, "run", run.run),
     (app, "shell-hook", run.shell_hook),
+    (app, "spark-conf", spark.spark_conf),
     (app, "list", inspect.list_),
     (app, "show", inspect.show),
     (app, "logs", inspect.logs),

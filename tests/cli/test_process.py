@@ -43,7 +43,7 @@ class TestEveryCommand:
         assert {" ".join(words) for words in COMMANDS} == {
             "name", "create", "run", "shell-hook", "list", "show", "logs", "remove", "lock", "relock", "verify",
             "repair", "pin", "unpin", "gc", "doctor", "settings", "alias set", "alias list", "alias remove",
-            "daemon", "status", "service install", "service status", "service uninstall",
+            "spark-conf", "daemon", "status", "service install", "service status", "service uninstall",
             "cluster create", "cluster remove", "cluster status", "cluster hosts", "cluster show", "cluster why",
             "cluster retry", "cluster heal", "cluster cordon", "cluster uncordon", "cluster forget", "cluster relock",
             "cluster settings", "cluster export", "cluster import", "cluster alias set", "cluster alias list",
@@ -71,7 +71,7 @@ class TestEveryCommand:
     def test_main_help_has_the_exit_codes(self, cli: Cli) -> None:
         """The table of exit codes is in the main help, line by line."""
         lines = cli("--help").out.splitlines()
-        assert any(line.split() == ["0", "done", "8", "timed", "out", "waiting"] for line in lines)
+        assert any(line.split() == ["0", "done", "9", "daemon", "or", "coordinator", "needed"] for line in lines)
 
     def test_without_a_command(self, cli: Cli) -> None:
         """No command at all: the help on standard error, exit code 2."""

@@ -1,0 +1,1 @@
+"""Spark: settings with which its executors run Python inside an environment."""
