@@ -140,7 +140,7 @@ def script(changes: "Iterable[Change]", shell: str = "posix") -> str:
         if key[0] not in _IDENTIFIER_START or not _IDENTIFIER.issuperset(key):
             continue
         if op == "set":
-            lines += [f"{key}={_quoted(value)}", f"export {key}"]
+            lines += [f"{key}={quoted(value)}", f"export {key}"]
         elif op == "unset":
             lines.append(f"unset {key}")
         else:
@@ -156,13 +156,13 @@ def _list_lines(op: str, key: str, value: str) -> "list[str]":
     lines = [f"_envmgr_rest=:${{{key}-{missing}}}:"]
     for entry in value.split(":"):
         lines += [
-            f"_envmgr_entry={_quoted(f':{entry}:')}",
+            f"_envmgr_entry={quoted(f':{entry}:')}",
             'while case $_envmgr_rest in *"$_envmgr_entry"*) ;; *) false ;; esac; do',
             '_envmgr_rest=${_envmgr_rest%%"$_envmgr_entry"*}:${_envmgr_rest#*"$_envmgr_entry"}',
             "done",
         ]
     lines += ["_envmgr_rest=${_envmgr_rest#:}", "_envmgr_rest=${_envmgr_rest%:}"]
-    text = _quoted(value)
+    text = quoted(value)
     if op == "prepend":
         lines.append(f"{key}={text}${{_envmgr_rest:+:}}$_envmgr_rest")
     else:
@@ -170,5 +170,6 @@ def _list_lines(op: str, key: str, value: str) -> "list[str]":
     return [*lines, f"export {key}"]
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return one word of a POSIX shell that stands for `text`."""
     return "'" + text.replace("'", "'\\''") + "'"

@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import bundle, inspect, maintain, make, run, serve, service, spark
+from envmgr.cli.commands import bundle, condahome, inspect, maintain, make, run, serve, service, spark
 from envmgr.cli.commands.status import status
 from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
@@ -41,6 +41,7 @@ app = group(
 )  # fmt: skip
 _alias = group("Set, list and drop aliases.")
 _bundle = group("Carry environments to a site without a network, as one file.")
+_condahome = group("Stand in for a conda installation where programs look for one.")
 _service = group("Install, upgrade, remove and look at the service of a host.")
 
 
@@ -76,6 +77,7 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (_alias, "remove", maintain.remove_alias),
     (_bundle, "export", bundle.export),
     (_bundle, "import", bundle.import_),
+    (_condahome, "install", condahome.install),
     (_service, "install", service.install),
     (_service, "uninstall", service.uninstall),
     (_service, "status", service.status),
@@ -85,6 +87,7 @@ for _parent, _name, _function in _COMMANDS:
 app.add_typer(_alias, name="alias")
 app.add_typer(later("Say what every host of the cluster has, and see how they do.", _cluster), name="cluster")
 app.add_typer(_bundle, name="bundle")
+app.add_typer(_condahome, name="condahome")
 app.add_typer(_service, name="service")
 
 

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from envmgr import activation, ready
-from envmgr.cli import options, output, shell
+from envmgr.cli import options, output
 from envmgr.cli.call import Call, is_file
 from envmgr.cli.commands import make
 from envmgr.errors import UsageError
+from envmgr.runners import shell
 
 if TYPE_CHECKING:
     from envmgr.ready import Lease

@@ -1,0 +1,55 @@
+"""Remembers for a minute that a process failed to create an environment, so that its clean-up takes nobody else's.
+
+MLSQL and MLflow answer a failed ``conda env create -n N`` with ``conda env remove -n N``, in order to clear away what
+they left half-made. Nothing is half-made here; but meanwhile N may be what another engine has made, and the loser of
+that race would take it away. So the first removal of N by the process whose creation of N failed does nothing.
+
+The process is the one that called conda (its pid and when it started), and the note an empty file in a directory of the
+user's own. Where there is no place for it, a removal is taken at its word: no more is lost than an alias, which the
+next creation sets again.
+"""
+
+import os
+import stat
+import tempfile
+import time
+
+_VALID_S = 60.0
+
+
+def remember(word: str) -> None:
+    """Note that the caller of this process could not create `word`."""
+    path = _note(word)
+    if path is not None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+        os.utime(path)
+
+
+def take(word: str) -> bool:
+    """Tell whether the caller of this process failed to create `word` a moment ago, and forget it."""
+    path = _note(word)
+    if path is None:
+        return False
+    try:
+        age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
+        os.unlink(path)
+    except OSError:
+        return False
+    return age_s < _VALID_S
+
+
+def _note(word: str) -> "str | None":
+    parent = os.getppid()
+    try:
+        with open(f"/proc/{parent}/stat", "rb") as file:
+            started = file.read().rpartition(b")")[2].split()[19].decode()
+        directory = f"{tempfile.gettempdir()}/envmgr-condahome-{os.geteuid()}"
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            found = os.stat(directory, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                return None  # somebody else put it there
+    except (OSError, IndexError):
+        return None
+    return f"{directory}/{parent}-{started}-{word}"

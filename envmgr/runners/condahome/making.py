@@ -1,0 +1,263 @@
+"""The calls that take time: env create, create, env remove, remove, list, pack.
+
+Creating what is there takes milliseconds and no site-packages. Whatever else happens, is told in lines on standard
+output (see `envmgr.runners.condahome.program`).
+
+``-p P`` makes P a link to the environment's stable path. Such a link is no alias and holds no lease: while nobody runs
+in it, the environment may be collected, and the next creation makes it again.
+"""
+
+# ruff: noqa: PLC0415 - each call loads what it needs, after site-packages were added
+
+import os
+import sys
+
+from envmgr import client, names
+from envmgr.errors import AliasTaken, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
+from envmgr.runners.condahome import failures
+from envmgr.runners.condahome.program import Home, add_site_packages, lease_of, say, say_json, target, word_of
+from envmgr.runners.condahome.words import TARGET, NotAnsweredError, Words, read
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from envmgr.client import Environment
+    from envmgr.events import Event
+    from envmgr.names import EnvName
+
+_YES = {"-y": "", "--yes": ""}
+_CREATE = {
+    **TARGET, **_YES, "-f": "file=", "--file": "file=", "--no-default-packages": "", "--solver": "solver=",
+}  # fmt: skip
+_CREATE_OF_PACKAGES = {
+    **TARGET, **_YES, "-c": "channel=", "--channel": "channel=", "--override-channels": "override-channels",
+    "--no-default-packages": "", "--solver": "solver=", "-k": "", "--strict-channel-priority": "",
+}  # fmt: skip
+_NOT_NAMES = ("base", "root")
+_DRAIN_S = 1.0
+
+
+def env_create(home: Home, arguments: "list[str]") -> int:
+    """``conda env create [-n N | -p P] [-f FILE]``."""
+    words = read(arguments, _CREATE)
+    if words.rest:
+        raise NotAnsweredError(words.rest[0])
+    file = words.one("file") or "environment.yml"
+    if "://" in file:
+        raise UsageError(f"{file} is not a file of this host", hint="fetch it first")
+    spec = os.path.abspath(file)
+
+    def named() -> str:
+        add_site_packages()
+        label = client.parse(spec, *client.read(_path(spec))).label
+        if not label:
+            raise UsageError("the environment has no name", hint="-n NAME, or name: in the file")
+        return label
+
+    return _create(home, words, spec, named)
+
+
+def create(home: Home, arguments: "list[str]") -> int:
+    """``conda create [-n N | -p P] PACKAGE…``."""
+    words = read(arguments, _CREATE_OF_PACKAGES)
+    channels = [channel for given in words.values.get("channel", ()) for channel in given.split(",")]
+    if words.has("override-channels"):
+        channels.append("nodefaults")
+    spec = {"channels": channels, "dependencies": words.rest}
+
+    def named() -> str:
+        raise UsageError("either -n NAME or -p PREFIX is required")
+
+    return _create(home, words, spec, named)
+
+
+def _create(home: Home, words: Words, spec: "str | dict[str, list[str]]", named: "Callable[[], str]") -> int:
+    prefix = words.one("prefix")
+    if prefix is not None:
+        with _ensure(home, spec, None, words) as environment:
+            _link(home, os.path.abspath(prefix), environment.name)
+            return _created(environment, os.path.abspath(prefix), words)
+    alias = words.one("name") or named()
+    try:
+        with _ensure(home, spec, _alias(alias, spec), words) as environment:
+            failures.take(alias)
+            return _created(environment, f"{home.root}/envs/{alias}", words)
+    except EnvmgrError:
+        if sys.stdin is None or not sys.stdin.isatty():  # people mean what they say next
+            failures.remember(alias)
+        raise
+
+
+def _path(spec: str) -> "os.PathLike[str]":
+    from pathlib import Path
+
+    return Path(spec)
+
+
+def _alias(word: str, spec: object) -> "str | None":
+    """Check what follows ``-n``; ``None`` when it is the environment's own name."""
+    if names.is_name(word):
+        add_site_packages()
+        own = client.name(_path(spec) if isinstance(spec, str) else spec)  # type: ignore[arg-type]  # a mapping
+        if own != word:
+            raise UsageError(f"{word} is the name of an environment, and that of this spec is {own}")
+        return None
+    if word in _NOT_NAMES or not names.is_alias(word):
+        raise UsageError(
+            f"an environment cannot be called {word!r} here",
+            hint=f"1 to {names.ALIAS_MAX_CHARS} letters, digits, '.', '_', '+', '-', beginning with a letter or a "
+            "digit, and not ending in .yml",
+        )
+    return word
+
+
+def _ensure(home: Home, spec: "str | dict[str, list[str]]", alias: "str | None", words: Words) -> "Environment":
+    if isinstance(spec, str) and "site" not in sys.modules:
+        try:
+            return client.ensure(_path(spec), root=home.root, alias=alias, create=False)
+        except (EnvironmentNotFound, ImportError):  # not there, not seen before, or the alias is to be set
+            pass
+    add_site_packages()
+    from envmgr.interruption import signals_raise
+
+    is_quiet = words.is_json or words.has("quiet") or words.has("q")
+    given = _path(spec) if isinstance(spec, str) else spec
+    try:
+        if isinstance(spec, str) and not is_quiet:
+            for warning in client.parse(given, *client.read(given)).warnings:
+                say(f"warning: {spec}: {warning.message}\n")
+        with signals_raise():
+            return client.ensure(
+                given,
+                root=home.root, alias=alias, on_progress=None if is_quiet else _tell,
+            )  # fmt: skip
+    except EnvmgrError as error:
+        raise _explained(error, alias) from error
+
+
+def _explained(error: EnvmgrError, alias: "str | None") -> EnvmgrError:
+    if isinstance(error, InvalidSpec) and len(error.problems) > 1:
+        lines = [error.message, *(f"  line {it.line}: {it.message}" for it in error.problems)]
+        error.message = "\n".join(lines)
+    elif isinstance(error, AliasTaken):
+        error.message = f"{alias} exists and was made from another spec: {error.message}"
+        error.hint = f"choose another name, or drop this one first: envmgr alias remove {alias}"
+    return error
+
+
+def _tell(event: "Event") -> None:
+    if event.kind in ("begin", "warning"):
+        say(f"{event}\n")
+
+
+def _created(environment: "Environment", path: str, words: Words) -> int:
+    if words.is_json:
+        return say_json({"success": True, "prefix": path, "name": environment.name})
+    how = "was built" if environment.built else "is there already"
+    return say(f"{environment.name} {how}: {path}\n")
+
+
+def _link(home: Home, path: str, name: "EnvName") -> None:
+    """Make `path` a link to an environment, unless it is one; whatever else is there stays."""
+    if os.path.lexists(path):
+        found = word_of(home.root, path)
+        if found == name:
+            return
+        what = "leads to another environment" if found else "exists and is no link to an environment of envmgr"
+        raise EnvmgrError(f"prefix {path} {what}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    try:
+        os.symlink(f"{home.root}/envs/{name}", path)
+    except FileExistsError:  # another process, this very moment
+        _link(home, path, name)
+
+
+# --------------------------------------------------------------------------------------------------------- to drop them
+
+
+def env_remove(home: Home, arguments: "list[str]") -> int:
+    """``conda env remove -n N | -p P``."""
+    words = read(arguments, {**TARGET, **_YES})
+    if words.rest:
+        raise NotAnsweredError(words.rest[0])
+    return _remove(home, words)
+
+
+def remove(home: Home, arguments: "list[str]") -> int:
+    """``conda remove -n N --all``; packages are not taken out of an environment."""
+    words = read(arguments, {**TARGET, **_YES, "--all": "all"})
+    if words.rest or not words.has("all"):
+        raise NotAnsweredError("")
+    return _remove(home, words)
+
+
+def _remove(home: Home, words: Words) -> int:
+    prefix = words.one("prefix")
+    if prefix is not None:
+        path = os.path.abspath(prefix)
+        is_own = os.path.dirname(path) in (f"{home.root}/envs", f"{home.path}/envs")
+        if not is_own:
+            if not os.path.islink(path) or word_of(home.root, path) is None:
+                raise EnvmgrError(f"{path} is no link to an environment of envmgr")
+            os.unlink(path)
+            return _dropped(words, f"{path} is gone; the environment stays")
+        word = os.path.basename(path)
+    else:
+        word = words.one("name") or ""
+    if not word:
+        raise UsageError("which environment?", hint="-n NAME")
+    if names.is_name(word):
+        raise EnvmgrError(
+            f"{word} is an environment itself, which others may use", hint=f"envmgr remove {word}, or no one at all: "
+            "envmgr frees what has not been used for long",
+        )  # fmt: skip
+    if failures.take(word):
+        return _dropped(words, f"{word} could not be created a moment ago: there is nothing to remove")
+    add_site_packages()
+    from envmgr import wiring
+
+    name = wiring.front(home.root).remove_alias(names.alias(word))
+    return _dropped(words, f"{word} is gone; {name} stays for whoever uses it")
+
+
+def _dropped(words: Words, text: str) -> int:
+    return say_json({"success": True}) if words.is_json else say(f"{text}\n")
+
+
+# -------------------------------------------------------------------------------------------------- to look into them
+
+
+def list_packages(home: Home, arguments: "list[str]") -> int:
+    """``conda list [-n N | -p P] [--json | --export]``: what the environment's lockfile has."""
+    words = read(arguments, {**TARGET, "-e": "export", "--export": "export"})
+    if words.rest:
+        raise NotAnsweredError(words.rest[0])
+    lease = lease_of(home, target(words))
+    try:
+        add_site_packages()
+        from envmgr import lockfile
+        from envmgr.settings import machine
+
+        with open(f"{lease.build_dir}/conda-lock.yml", encoding="utf-8") as file:
+            packages = lockfile.parse(file.read(), machine.subdir()).packages
+    finally:
+        lease.close()
+    rows = []
+    for package in sorted(packages, key=lambda it: it.name):
+        channel, _, archive = package.url.rpartition("/")
+        stem = archive.removesuffix(".conda").removesuffix(".tar.bz2")
+        build = stem.rpartition("-")[2] if package.manager == "conda" else "pypi_0"
+        place = os.path.dirname(channel) if package.manager == "conda" else "pypi"
+        rows.append((package.name, package.version, build, place))
+    if words.is_json:
+        return say_json(
+            [
+                {"name": name, "version": version, "build_string": build, "channel": place, "base_url": place}
+                for name, version, build, place in rows
+            ]
+        )
+    if words.has("export"):
+        return say("".join(f"{name}={version}={build}\n" for name, version, build, _ in rows))
+    lines = "".join(f"{name:<24} {version:<16} {build:<20} {place}\n" for name, version, build, place in rows)
+    return say(f"# packages in environment at {lease.path}:\n#\n{lines}")
