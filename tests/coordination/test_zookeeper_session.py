@@ -429,20 +429,21 @@ class TestSessions:
         assert session.get("/v1/mine") is not None
         assert session.epoch == 1
 
-    def test_close_ends_the_session_at_once_and_leaves_nothing(self, endpoint: Endpoint, session: Session) -> None:
+    def test_close_ends_the_session_at_once_and_leaves_nothing(self, endpoint: Endpoint) -> None:
         """Ephemeral nodes go at once, no thread or descriptor is left, and calls are refused; also a second time."""
-        before = (threading.active_count(), descriptors())
-        other = Session(endpoint)
-        other.start()
-        other.create("/v1/other", is_ephemeral=True)
-        assert session.get("/v1/other") is not None
-        other.close()
-        session.sync()
-        assert session.get("/v1/other") is None
-        other.close()
-        with pytest.raises(CoordinatorUnavailable, match="closed"):
-            other.get("/v1")
-        until(lambda: (threading.active_count(), descriptors()) == before)
+        before = (threading.active_count(), descriptors(), waits())
+        with started(endpoint) as session:
+            other = Session(endpoint)
+            other.start()
+            other.create("/v1/other", is_ephemeral=True)
+            assert session.get("/v1/other") is not None
+            other.close()
+            session.sync()
+            assert session.get("/v1/other") is None
+            other.close()
+            with pytest.raises(CoordinatorUnavailable, match="closed"):
+                other.get("/v1")
+        until(lambda: (threading.active_count(), descriptors(), waits()) == before)
 
     def test_close_is_bounded_while_nobody_answers(self, behind: Endpoint, proxy: LinkProxy) -> None:
         """kazoo's trap: it waits for a farewell for the length of a session. Silent, cut, or never connected."""
@@ -490,7 +491,7 @@ class TestSessions:
                 until(lambda: all(not one.is_connected for one in many) or told[0])
                 round_trip()
                 told[0] = 0
-            until(lambda: (threading.active_count(), descriptors()) == usage)
+            until(lambda: (threading.active_count(), descriptors()) == usage and waits() <= len(many) + 1)
             assert [one.epoch for one in many] == [1] * 10
             assert session.children("/v1") == nodes
             for one in many:
@@ -513,6 +514,22 @@ def started(endpoint: Endpoint, timeout_s: float = 10.0) -> Iterator[Session]:
         session.close()
 
 
+_WAIT = "anon_inode:[eventpoll]"
+
+
 def descriptors() -> int:
-    """Return how many descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
+    """Return how many descriptors this process has open, but for `waits`."""
+    return sum(target != _WAIT for target in _open())
+
+
+def waits() -> int:
+    """Return how many are there to wait by: kazoo's thread makes one for each time, so in between there is none."""
+    return _open().count(_WAIT)
+
+
+def _open() -> list[str]:
+    found = []
+    for entry in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.append(os.readlink(f"/proc/self/fd/{entry}"))
+    return found
