@@ -2,9 +2,9 @@
 
 In this order: leftover builds, the trash, temporary files of killed writers; environments, where the limits want it
 (`envmgr.manager.collection_environments`); what is known of names that only ever failed, and is older than the limits'
-minimum age; then what no environment needs of the caches
-(`envmgr.manager.collection_caches`), and remembered texts. Every deletion is of something that nothing leads to; a
-crash at any point leaves each environment whole or absent, and the rest for the next run.
+minimum age; then what no environment needs of the caches (`envmgr.manager.collection_caches`), archives of
+environments, and remembered texts. Every deletion is of something that nothing leads to; a crash at any point leaves
+each environment whole or absent, and the rest for the next run.
 
 Never waited for is anybody: what somebody is busy with is left for the next time. Aliases, specs and lockfiles of
 collected environments stay: who creates one again gets the same packages under the same names.
@@ -68,6 +68,7 @@ def collect(
     collection_environments.collect(run)
     _failures(run)
     collection_caches.collect(run)
+    collection_caches.packed(run)
     collection_caches.texts(run)
     report(Event("end", "sweep"))
     return tuple(run.found)

@@ -1,8 +1,10 @@
-"""Collection of the caches: packages, byte-code, pip's packages, and what is remembered of texts.
+"""Collection of the caches: packages, byte-code, pip's packages, packed environments, what is remembered of texts.
 
-All but the texts needs ``pkgs/.use`` alone, which builds hold shared. It is tried, never waited for, and given back for
-a moment after `_SLICE_S`, so that a build that comes meanwhile does not wait for the end of a large collection; then
-what is needed is looked up again.
+All but the last two need ``pkgs/.use`` alone, which builds hold shared. It is tried, never waited for, and given back
+for a moment after `_SLICE_S`, so that a build that comes meanwhile does not wait for the end of a large collection;
+then what is needed is looked up again.
+
+Of packed environments (`envmgr.store.packs`) goes what is of no published build's lockfile, under the lock of its name.
 
 Needed is a package whose hash stands in the lockfile of a published build. Of uv's cache only uv knows what belongs
 together, so it is kept or goes as a whole: it goes when more of its bytes are of no environment than are of one.
@@ -18,10 +20,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr import fsio
+from envmgr.errors import Corrupt, StoreTooNew
 from envmgr.events import counted
 from envmgr.fsio import Step
 from envmgr.names import is_name
-from envmgr.store import cache, records
+from envmgr.store import cache, packs, records
 from envmgr.store.sizes import Census, Links, Tree
 
 if TYPE_CHECKING:
@@ -185,6 +188,28 @@ def texts(run: Run) -> None:
         run.free(
             stale, f"{counted(len(stale), 'remembered text')} of environments that are not there", shown=layout.by_text
         )
+
+
+def packed(run: Run) -> None:
+    """Free the archives of lockfiles that no published build has, and what killed packers left."""
+    layout, published = run.context.layout, run.published()
+    kept = packs.Packs(layout.packs)
+    for name in kept.names():
+        build = published.get(name)
+        try:
+            digest = "" if build is None else records.read_digests(layout, name, build)[1]
+        except (Corrupt, StoreTooNew):
+            continue  # verify and doctor say so
+        with kept.try_lock(name) as is_held:
+            if not is_held:
+                continue
+            for of, digits, path in kept.archives():
+                if of == name and not packs.is_of(digest, digits):
+                    run.free(packs.files_of(path), f"archive of {name}, of a lockfile that it has no more", shown=path)
+            if leftovers := kept.leftovers(name):
+                run.free(leftovers, "unfinished archives of processes that were killed")
+            if build is None:
+                run.free([kept.lock_file(name)], f"lock of archives of {name}, which is not there")
 
 
 def _listed(directory: Path) -> list[Path]:

@@ -15,6 +15,7 @@
       locks/                       0700; <name>.lock, never unlinked
       pkgs/                        verified archives and unpacked packages
       uv-cache/                    the same for the pip section
+      packs/                       archives of environments, from the first one on; see `envmgr.store.packs`
       trash/                       what is being deleted
 """
 
@@ -74,6 +75,10 @@ class Layout:
     @property
     def uv_cache(self) -> Path:
         return self.root / "uv-cache"
+
+    @property
+    def packs(self) -> Path:
+        return self.root / "packs"
 
     @property
     def trash(self) -> Path:
