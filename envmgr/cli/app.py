@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import bundle, condahome, inspect, maintain, make, run, serve, service, spark
+from envmgr.cli.commands import bundle, condahome, inspect, maintain, make, pack, run, serve, service, spark
 from envmgr.cli.commands.status import status
 from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
@@ -65,6 +65,7 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "relock", make.relock),
     (app, "verify", inspect.verify),
     (app, "repair", make.repair),
+    (app, "pack", pack.pack),
     (app, "pin", maintain.pin),
     (app, "unpin", maintain.unpin),
     (app, "gc", maintain.gc),
