@@ -1,7 +1,7 @@
 """envmgr keeps conda environments on the hosts of a cluster: one name, one build, the same packages everywhere.
 
-What a runner needs is `ensure`; `name` tells a spec's name without a store; ``import envmgr.aio`` has the same for
-event loops. Importing this package imports nothing third-party.
+What a runner needs is `ensure`; `name` tells a spec's name without a store; `run` runs a program to its end, within
+`Limits`; ``import envmgr.aio`` has `ensure` for event loops. Importing this package imports nothing third-party.
 """
 
 from envmgr.client import Environment, ensure, name
@@ -38,6 +38,25 @@ from envmgr.errors import (
 )
 from envmgr.version import __version__
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from envmgr.runners.program.limits import Limits
+    from envmgr.runners.program.running import run
+else:
+
+    def __getattr__(name: str) -> object:
+        """Import what runs programs when it is asked for; who only leases pays nothing for it."""
+        if name == "Limits":
+            from envmgr.runners.program.limits import Limits  # noqa: PLC0415
+
+            return Limits
+        if name == "run":
+            from envmgr.runners.program.running import run  # noqa: PLC0415
+
+            return run
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "AliasTaken",
     "BuildFailed",
@@ -55,6 +74,7 @@ __all__ = [
     "IncompatibleHost",
     "InvalidSpec",
     "LimitExceeded",
+    "Limits",
     "LockfileMismatch",
     "NameCollision",
     "NetworkError",
@@ -72,4 +92,5 @@ __all__ = [
     "__version__",
     "ensure",
     "name",
+    "run",
 ]

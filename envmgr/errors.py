@@ -193,7 +193,7 @@ class DaemonUnavailable(EnvmgrError):
 
 
 class Busy(EnvmgrError):
-    """The daemon has as much to do as its settings allow; ``fields["retry_after_s"]`` says when to ask again."""
+    """As much runs as may (a daemon's work, a program's instances); ``fields["retry_after_s"]`` says when to ask again."""
 
     code = "busy"
     http_status = 429

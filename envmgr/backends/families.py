@@ -55,13 +55,15 @@ class _Look:
         return (self.is_builder_dead, self.dead) == (before.is_builder_dead, before.dead)
 
 
-def end(builder: int, mark: str, say: Callable[[str], None]) -> None:
+def end(builder: int, mark: str, say: Callable[[str], None], *, variable: str = MARK) -> None:
     """Kill the family of the child `builder` and the builder, and return when all are gone.
+
+    `mark` is what the environment variable `variable` of each process of the family says.
 
     The builder stays a zombie for the caller to reap. There is no time limit: while one of them lives (in a system call
     that does not end, say), the build's directory is not free. `say` gets one line if that takes long.
     """
-    _end_all_others(builder, mark, say)
+    _end_all_others(builder, (variable, mark), say)
     _send(builder, signal.SIGKILL)
     while not has_exited(builder):
         time.sleep(_FIRST_PAUSE_S)
@@ -75,7 +77,7 @@ def has_exited(child: int) -> bool:
         return True  # somebody else in this process has reaped it
 
 
-def _end_all_others(builder: int, mark: str, say: Callable[[str], None]) -> None:
+def _end_all_others(builder: int, mark: tuple[str, str], say: Callable[[str], None]) -> None:
     pause_s, began_at, is_said = _FIRST_PAUSE_S, time.monotonic(), False
     before = None
     while True:
@@ -94,7 +96,7 @@ def _end_all_others(builder: int, mark: str, say: Callable[[str], None]) -> None
         before = look
 
 
-def _look(builder: int, mark: str) -> _Look:
+def _look(builder: int, mark: tuple[str, str]) -> _Look:
     # The builder first: what it did until it stood still is there to be seen afterwards.
     states = _states(builder)
     family = _family(builder, mark)
@@ -122,7 +124,7 @@ def _states(pid: int) -> set[bytes]:
     return found
 
 
-def _family(builder: int, mark: str) -> dict[int, orphans.Process]:
+def _family(builder: int, mark: tuple[str, str]) -> dict[int, orphans.Process]:
     processes = {process.pid: process for process in orphans.processes()}
     children: dict[int, list[int]] = {}
     for process in processes.values():
@@ -133,7 +135,8 @@ def _family(builder: int, mark: str) -> dict[int, orphans.Process]:
         born = children.get(todo.pop(), [])
         todo += born
         found.update(born)
-    found.update(pid for pid in processes if pid not in found and orphans.has_mark(pid, mark))
+    variable, value = mark
+    found.update(pid for pid in processes if pid not in found and orphans.has_mark(pid, value, variable))
     found -= {builder, os.getpid()}
     return {pid: processes[pid] for pid in found if pid in processes}
 

@@ -78,14 +78,17 @@ def processes() -> list[Process]:
     return [process for name in os.listdir("/proc") if name.isdigit() and (process := _read(int(name))) is not None]
 
 
-def has_mark(pid: int, build_dir: str) -> bool:
-    """Tell whether a process says that it belongs to the build in `build_dir`, whatever way led to that directory."""
+def has_mark(pid: int, build_dir: str, variable: str = MARK) -> bool:
+    """Tell whether a process says that it belongs to the build in `build_dir`, whatever way led to that directory.
+
+    Another `variable` marks the processes of something else than a build, with what `build_dir` then is.
+    """
     try:
         with open(f"/proc/{pid}/environ", "rb") as file:
             variables = file.read().split(b"\0")
     except OSError:
         return False
-    start = f"{MARK}=".encode()
+    start = f"{variable}=".encode()
     for value in (os.fsdecode(one.removeprefix(start)) for one in variables if one.startswith(start)):
         if value == build_dir:
             return True

@@ -1,0 +1,160 @@
+"""How many instances of a program run on this host, and on which CPUs: places that the kernel gives back.
+
+A place is an exclusive flock on a file of a fixed name, in one directory that every user of the host can write::
+
+    envmgr-<store and environment>-<number>    one of the instances that may run in an environment
+    envmgr-cpu-<cpu>-<level>                   one program that was promised this CPU; the lowest free level is taken
+
+The program inherits the lock of its instance: it ends with the last of its processes, however they end. So does no
+file say who holds what; nothing is ever written into one, and none is deleted.
+
+The directory is the first of `PLACES` that belongs to root, is sticky, and lets everybody write; all processes that see
+the same file system find the same one. A store is not such a place: nobody but its owner writes there, and one on the
+network is many hosts'. A user's own runtime directory is not either: a host's instances are of all its users.
+
+Others write there, too, so a file counts only as what it is: a regular one (never followed through a symbolic link),
+with one name, that can be opened for reading. It is made with mode 0444 and opened without O_CREAT where it is there,
+since the kernel refuses that for other users' files (``fs.protected_regular``).
+
+Promised: never more instances than the limit that each of them was started with, whoever starts them, among those
+that see the same directory (a container has its own). Not promised: that one user cannot take places away from others
+by locking the files; he could as well start programs. A file that is no such file is an error that names it.
+
+Source: flock(2), open(2), proc_sys_fs(5).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from envmgr.errors import Busy, PermissionRefused, UnsuitableFilesystem
+from envmgr.events import counted
+
+PLACES = (Path("/run/lock"), Path("/dev/shm"))  # noqa: S108 - checked, and what stands there is, too
+_STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH | stat.S_IXOTH
+_LOOK_S = 0.1
+_LEVELS = 64
+
+
+def directory(places: Sequence[Path] = PLACES) -> Path:
+    """Return where the locks of this host are; `UnsuitableFilesystem` where no place will do."""
+    for place in places:
+        with contextlib.suppress(OSError):
+            found = place.stat()
+            if found.st_uid == 0 and found.st_mode & _STICKY_FOR_ALL == _STICKY_FOR_ALL:
+                return place
+    raise UnsuitableFilesystem(
+        f"instances cannot be counted: neither {' nor '.join(map(str, places))} is root's, sticky, and open to all",
+        hint="mount a tmpfs there with mode 1777, or do without the limit",
+    )
+
+
+def key(store_id: str, name: str) -> str:
+    """Return what the instances of an environment in a store are called."""
+    return hashlib.sha256(f"{store_id}\0{name}".encode()).hexdigest()[:16]
+
+
+def instance_paths(place: Path, of: str, count: int) -> list[Path]:
+    """Return the files of the first `count` instances."""
+    return [place / f"envmgr-{of}-{number}" for number in range(count)]
+
+
+def instance(paths: Sequence[Path], *, wait_s: float, on_wait: Callable[[], None]) -> int:
+    """Take one of the places and return its descriptor; `Busy` when none is free within `wait_s`.
+
+    `on_wait` is called once, before it waits.
+    """
+    until = time.monotonic() + wait_s
+    has_said = False
+    while True:
+        for path in paths:
+            fd = _take(path)
+            if fd is not None:
+                return fd
+        left_s = until - time.monotonic()
+        if left_s <= 0:
+            after = f" after {wait_s:g} s" if wait_s else ""
+            raise Busy(
+                f"{counted(len(paths), 'instance')} may run on this host at a time, and as many still run{after}",
+                hint="wait longer for a place, or allow more instances",
+                limit="instances",
+                value=len(paths),
+                retry_after_s=1.0,
+            )
+        if not has_said:
+            has_said = True
+            on_wait()
+        time.sleep(min(left_s, _LOOK_S))
+
+
+def cpus(place: Path, count: int) -> tuple[list[int], list[int]]:
+    """Take the `count` CPUs that were promised to the fewest; return them, and the descriptors of the promises."""
+    allowed = sorted(os.sched_getaffinity(0))
+    found: list[int] = []
+    held: list[int] = []
+    if count >= len(allowed):
+        return allowed, held
+    for cpu, fd in _promises(place, allowed):
+        found.append(cpu)
+        held.append(fd)
+        if len(found) == count:
+            break
+    # So many programs on each of them that it does not matter any more.
+    found += [cpu for cpu in allowed if cpu not in found][: count - len(found)]
+    return sorted(found), held
+
+
+def _promises(place: Path, allowed: Sequence[int]) -> Iterator[tuple[int, int]]:
+    promised: set[int] = set()
+    for level in range(_LEVELS):
+        for cpu in allowed:
+            if cpu not in promised and (fd := _take(place / f"envmgr-cpu-{cpu}-{level}")) is not None:
+                promised.add(cpu)
+                yield cpu, fd
+
+
+def _take(path: Path) -> int | None:
+    """Return a descriptor that holds the place of a file, or ``None`` where somebody has it."""
+    fd = _open(path)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    while True:
+        try:
+            fd = os.open(path, flags)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o444)
+                os.fchmod(made, 0o444)  # whatever the umask
+                return made
+            continue
+        except OSError as error:
+            raise _foreign(path, error.strerror or str(error)) from error
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+            return fd
+        os.close(fd)
+        raise _foreign(path, "it is no file of its own")
+
+
+def _foreign(path: Path, why: str) -> PermissionRefused:
+    return PermissionRefused(
+        f"{path} is not a lock of envmgr's: {why}", hint="somebody put it there; root or its owner may remove it"
+    )
