@@ -309,14 +309,18 @@ class Service(Inspection):
             checked = names.alias(alias)
             name = telling.name = self._name(request.environment)
             self._check_alias(caller, checked, name, is_move=request.move)
-            self._managers.use.set_alias(checked, name, move=request.move and caller.role == "admin")
+            self._write_alias(caller, checked, name, is_move=request.move)
             return self.aliases(caller)
 
     def remove_alias(self, caller: Caller, alias: str) -> wire.Aliases:
-        """Drop an alias, and return those that are left."""
+        """Drop an alias, and return those that are left; a user may drop what he had set himself."""
         with self._teller.told("unalias", caller, None, alias=alias) as telling:
-            only_admin(caller, "drops an alias")
-            telling.name = self._managers.use.remove_alias(names.alias(alias))
+            checked = names.alias(alias)
+            held_by = publication.all_aliases(self._layout).get(checked)
+            if held_by is None or records.read_alias_setter(self._layout, held_by, checked) != _creator(caller):
+                only_admin(caller, "drops an alias that another user has set")
+            telling.name = self._managers.use.remove_alias(checked)
+            records.clear_alias_setter(self._layout, telling.name, checked)
             return self.aliases(caller)
 
     # -------------------------------------------------------------------------------------------------- operations
@@ -360,7 +364,14 @@ class Service(Inspection):
     def _set_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         # It was free when he asked, which may be a build ago.
         with self._teller.told("alias", caller, name, alias=alias):
-            self._managers.use.set_alias(alias, name, move=is_move and caller.role == "admin")
+            self._write_alias(caller, alias, name, is_move=is_move)
+
+    def _write_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
+        is_new = publication.all_aliases(self._layout).get(alias) != name
+        self._managers.use.set_alias(alias, name, move=is_move and caller.role == "admin")
+        if is_new:
+            clock = self._managers.use.context.clock
+            records.write_alias_setter(self._layout, name, alias, _creator(caller), clock.time())
 
     def _check_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         held_by = ready.resolve_alias(self._root, alias)

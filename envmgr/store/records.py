@@ -9,6 +9,7 @@
     names/<name>/bundled                   present: the archives of its lockfiles came in a bundle, and are kept
     names/<name>/failure.json              the last failure; gone after a success
     names/<name>/creator.json              the user that the daemon made it for last
+    names/<name>/alias-<alias>.json        the user that had the daemon set an alias of it, who may drop it again
     names/<name>/last-used                 empty; its modification time is when the name was last seen in use
     by-text/<sha256>                       symbolic link to the name of a document that was already seen
 
@@ -31,7 +32,7 @@ from envmgr import codec, fsio
 from envmgr.errors import Corrupt, StoreTooNew
 from envmgr.fsio import Step
 from envmgr.model import Failure, Record, Spec
-from envmgr.names import BuildId, EnvName, is_name, name_of_digest
+from envmgr.names import Alias, BuildId, EnvName, is_name, name_of_digest
 from envmgr.store.layout import Layout
 
 RECORD_FORMAT = 1
@@ -204,11 +205,32 @@ def write_creator(layout: Layout, name: EnvName, uid: int, at: float) -> None:
 
 def read_creator(layout: Layout, name: EnvName) -> int | None:
     """Return the uid of the user that an environment was made for, or ``None`` (also when the note is damaged)."""
+    return _read_uid(layout.name(name) / "creator.json")
+
+
+def _read_uid(path: Path) -> int | None:
     try:
-        uid = _read_json(layout.name(name) / "creator.json").get("uid")
+        uid = _read_json(path).get("uid")
     except (FileNotFoundError, NotADirectoryError, Corrupt, StoreTooNew):
         return None
     return uid if isinstance(uid, int) else None
+
+
+def write_alias_setter(layout: Layout, name: EnvName, alias: Alias, uid: int, at: float) -> None:
+    """Remember the user that an alias of an environment was set for."""
+    path = _name_directory(layout, name, Step.CREATOR) / f"alias-{alias}.json"
+    _write_json(Step.CREATOR, path, {"format": RECORD_FORMAT, "uid": uid, "at": at})
+
+
+def read_alias_setter(layout: Layout, name: EnvName, alias: Alias) -> int | None:
+    """Return the uid of the user that an alias was set for, or ``None`` (also when the note is damaged)."""
+    return _read_uid(layout.name(name) / f"alias-{alias}.json")
+
+
+def clear_alias_setter(layout: Layout, name: EnvName, alias: Alias) -> None:
+    """Forget whom an alias was set for."""
+    with contextlib.suppress(FileNotFoundError):
+        fsio.unlink(Step.CREATOR, layout.name(name) / f"alias-{alias}.json")
 
 
 def stamp_use(layout: Layout, name: EnvName, at: float) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import threading
@@ -461,6 +462,27 @@ def test_what_costs_a_user_nothing_is_bounded(daemon: Daemon) -> None:
     assert raised.value.fields["rule"] == "aliases-per-environment"
     daemon.service.set_alias(ANN, "alias0", wire.AliasRequest(environment=lease.name))
     daemon.service.set_alias(ROOT, "more", wire.AliasRequest(environment=lease.name))
+
+
+def test_who_may_drop_an_alias(daemon: Daemon) -> None:
+    """A user drops what he had set, however he set it, and nobody else's; after a drop it is the next one's."""
+    service = daemon.service
+    with contextlib.closing(daemon.have(NUMPY, ANN, alias="built")) as lease:
+        name = lease.name
+    service.set_alias(ANN, "set", wire.AliasRequest(environment=name))
+    daemon.have(NUMPY, ANN, alias="found").close()
+    service.set_alias(BEN, "set", wire.AliasRequest(environment=name))  # it is there already: it stays Ann's
+    service.set_alias(ROOT, "prod", wire.AliasRequest(environment=name))
+    for alias in ("built", "set", "found", "prod", "absent"):
+        with pytest.raises(PermissionRefused):
+            service.remove_alias(BEN, alias)
+    for alias in ("built", "set", "found"):
+        assert alias not in service.remove_alias(ANN, alias).aliases
+    service.set_alias(BEN, "set", wire.AliasRequest(environment=name))
+    with pytest.raises(PermissionRefused):
+        service.remove_alias(ANN, "set")
+    assert service.remove_alias(BEN, "set").aliases == {"prod": name}
+    assert service.remove_alias(ROOT, "prod").aliases == {}
 
 
 def test_an_alias_that_was_free_when_a_user_asked(daemon: Daemon) -> None:
