@@ -10,7 +10,7 @@ import typer
 import typer.main
 
 from envmgr.cli.call import Globals
-from envmgr.cli.commands import bundle, condahome, inspect, maintain, make, pack, run, serve, service, spark
+from envmgr.cli.commands import bundle, condahome, inspect, lint, maintain, make, pack, run, serve, service, spark
 from envmgr.cli.commands.status import status
 from envmgr.cli.groups import Command, group, later
 from envmgr.version import __version__
@@ -66,6 +66,7 @@ _COMMANDS: tuple[tuple[typer.Typer, str, Callable[..., int | None]], ...] = (
     (app, "verify", inspect.verify),
     (app, "repair", make.repair),
     (app, "pack", pack.pack),
+    (app, "lint", lint.lint),
     (app, "pin", maintain.pin),
     (app, "unpin", maintain.unpin),
     (app, "gc", maintain.gc),

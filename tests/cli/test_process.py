@@ -43,7 +43,7 @@ class TestEveryCommand:
         assert {" ".join(words) for words in COMMANDS} == {
             "name", "create", "run", "shell-hook", "list", "show", "logs", "remove", "lock", "relock", "verify",
             "repair", "pin", "unpin", "gc", "doctor", "settings", "alias set", "alias list", "alias remove",
-            "spark-conf", "pack", "daemon", "status", "service install", "service status", "service uninstall",
+            "spark-conf", "pack", "lint", "daemon", "status", "service install", "service status", "service uninstall",
             "cluster create", "cluster remove", "cluster status", "cluster hosts", "cluster show", "cluster why",
             "cluster retry", "cluster heal", "cluster cordon", "cluster uncordon", "cluster forget", "cluster relock",
             "cluster settings", "cluster export", "cluster import", "cluster alias set", "cluster alias list",
