@@ -193,7 +193,7 @@ class DaemonUnavailable(EnvmgrError):
 
 
 class Busy(EnvmgrError):
-    """As much runs as may (a daemon's work, a program's instances); ``fields["retry_after_s"]`` says when to ask again."""
+    """As much runs already as may: work of a daemon, instances of a program; ``retry_after_s`` tells when to ask."""
 
     code = "busy"
     http_status = 429

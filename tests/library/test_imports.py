@@ -21,7 +21,7 @@ def modules_after(statement: str) -> set[str]:
     return {module.partition(".")[0] if not module.startswith("envmgr") else module for module in run.stdout.split()}
 
 
-@pytest.mark.parametrize("module", ["envmgr", "envmgr.ready", "envmgr.launcher"])
+@pytest.mark.parametrize("module", ["envmgr", "envmgr.ready", "envmgr.launcher", "envmgr.cli"])
 def test_hot_path_imports_neither_third_party_nor_dear_modules(module: str) -> None:
     """The library, the hot path and the launcher load nothing third-party and nothing that costs start-up."""
     loaded = modules_after(f"import {module}")
@@ -30,7 +30,7 @@ def test_hot_path_imports_neither_third_party_nor_dear_modules(module: str) -> N
     assert loaded.isdisjoint(DEAR)
 
 
-@pytest.mark.parametrize("module", ["envmgr.wiring", "envmgr.cli"])
+@pytest.mark.parametrize("module", ["envmgr.wiring", "envmgr.cli.process"])
 def test_parent_never_imports_what_lives_in_the_builder(module: str) -> None:
     """Neither loads rattler or conda_lock, which belong to the builder's process, nor kazoo before it is needed."""
     program = f"import sys, {module}; print(*sys.modules)"

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +15,6 @@ from envmgr.errors import EnvironmentNotFound, UsageError
 
 if TYPE_CHECKING:
     from envmgr.manager.collection import Collected
-    from envmgr.settings.kinds import Kind
-
-T = TypeVar("T")
 
 
 def remove(
@@ -168,9 +165,9 @@ def gc(
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
     limits = Limits(
-        max_age_s=_value("--max-age", max_age, kinds.DURATION),
-        max_total_bytes=_value("--max-total", max_total, kinds.SIZE),
-        min_age_s=_value("--min-age", min_age, kinds.DURATION),
+        max_age_s=options.value("--max-age", max_age, kinds.DURATION),
+        max_total_bytes=options.value("--max-total", max_total, kinds.SIZE),
+        min_age_s=options.value("--min-age", min_age, kinds.DURATION),
     )
     found: tuple[Collected, ...] = ()
     if call.has_store():
@@ -192,11 +189,3 @@ def _what(thing: Collected) -> str:
     if thing.name is not None:
         return thing.name
     return "" if thing.path.parent.parent.name == "pkgs" else str(thing.path)
-
-
-def _value(option: str, text: str | None, kind: Kind[T]) -> T | None:
-    """Return the value of an option that is written like the setting it stands in for."""
-    try:
-        return None if text is None else kind.from_text(text)
-    except ValueError:
-        raise UsageError(f"{option} {text!r} is wrong", hint=f"expected {kind.name}") from None

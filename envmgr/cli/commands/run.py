@@ -1,16 +1,16 @@
 """Commands that go into an environment: run and shell-hook. Neither imports the manager for one that is there."""
 
+# ruff: noqa: PLC0415 - limits cost what other runs do not owe
+
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from envmgr import activation, ready
-from envmgr.cli import options, output
+from envmgr.cli import options, output, straight
 from envmgr.cli.call import Call, is_file
 from envmgr.cli.commands import make
 from envmgr.errors import UsageError
@@ -30,6 +30,22 @@ def run(
         list[str] | None,
         typer.Argument(metavar="-- COMMAND", show_default=False, help="The program, then its arguments."),
     ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(metavar="2GiB", show_default=False, help="What it may use of memory, with all that it starts."),
+    ] = None,
+    cores: Annotated[
+        str | None, typer.Option(metavar="N", show_default=False, help="How many CPUs it may use at a time.")
+    ] = None,
+    wall: Annotated[str | None, typer.Option(metavar="1h", show_default=False, help="How long it may run.")] = None,
+    instances: Annotated[
+        str | None,
+        typer.Option(metavar="N", show_default=False, help="How many may run in the environment on this host."),
+    ] = None,
+    wait: Annotated[
+        str | None,
+        typer.Option(metavar="30s", show_default=False, help="How long to wait for a place among the instances."),
+    ] = None,
     timeout: options.Timeout = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Errors as one JSON record; standard output is the command's.")
@@ -41,6 +57,9 @@ def run(
     X may be a file, whose environment is made first if need be; a name or an alias must be there. The command
     replaces this process and holds the environment's lease; the exit code is its own, or 127 if it cannot be found
     and 126 if it cannot be executed. No shell is involved.
+
+    With a limit, this process stays above the command and passes signals on; nothing that the command started is left
+    after it. Over a limit, the command is ended, and the exit code is 16; without a free place it is 9.
     """
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
@@ -48,11 +67,15 @@ def run(
         raise UsageError("a command is missing", hint="envmgr run X -- python job.py")
     if x == "-":
         raise UsageError("run does not read a spec from standard input, which is the command's", hint="name a file")
+    limits = options.limits(memory=memory, cores=cores, wall=wall, instances=instances, wait=wait)
     lease = _lease(call, x, timeout_s)
     try:
-        environ = activation.apply(activation.of_build(lease.build_dir, lease.name), os.environ)
-        lease.bequeath()
-        _become(command, environ)
+        if limits is not None:
+            from envmgr.cli import limited
+
+            return limited.run(call, lease, command, limits)
+        sys.stdout.flush()
+        straight.become(command, lease)
     except (FileNotFoundError, NotADirectoryError):
         return _fail(call, "command_not_found", f"{command[0]}: command not found in {lease.name}", NOT_FOUND)
     except OSError as error:
@@ -63,29 +86,13 @@ def run(
 
 def _lease(call: Call, word: str, timeout_s: float | None) -> Lease:
     """Return the environment of a word, leased; only a file's is made where it is not there."""
-    if not is_file(word):
-        lease = ready.acquire(call.root, call.name(word))
-        if lease is None:
-            raise call.not_found(word)
-        return lease
-    data, _ = call.read(word)
-    seen = ready.seen_name(call.root, ready.text_key(data))
-    lease = None if seen is None else ready.acquire(call.root, seen)
+    lease = straight.find(call.root, word)
     if lease is not None:
         return lease
+    if not is_file(word):
+        raise call.not_found(word)
     _, ensured = make.ensure(call, call.document(word), timeout_s=timeout_s)
     return ensured.lease
-
-
-def _become(command: list[str], environ: dict[str, str]) -> NoReturn:
-    """Replace this process by a program that is searched on the environment's PATH."""
-    sys.stdout.flush()
-    # Python ignores these two, and what is ignored stays ignored in the program that follows.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
-        signal.signal(number, signal.SIG_DFL)
-    if not command[0]:
-        raise FileNotFoundError
-    os.execvpe(command[0], command, environ)  # noqa: S606 - no shell is the point
 
 
 def _fail(call: Call, code: str, message: str, exit_code: int) -> int:

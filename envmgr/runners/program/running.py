@@ -18,7 +18,7 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -34,7 +34,6 @@ from envmgr.store.opening import store_id
 if TYPE_CHECKING:
     from envmgr.client import Environment, SpecLike
     from envmgr.events import Reporter
-    from envmgr.names import EnvName
 
 _NEEDED: Mapping[str, cgroups.Controller] = {"memory_bytes": "memory", "cores": "cpu"}
 
@@ -73,8 +72,9 @@ def run(
     with client.ensure(spec, timeout_s=timeout_s, on_progress=on_progress, root=root) as environment:
         if limits is None:
             return _plainly(environment, words, env=env, cwd=cwd, **streams)
-        with started(environment, words, limits, env=env, cwd=cwd, report=on_progress, **streams) as limited:
-            limited.program.wait()
+        with Limited(environment, limits, on_progress) as limited:
+            program = limited.start(words, env=env, cwd=cwd, **streams)
+            program.wait()
             return limited.finished()
 
 
@@ -98,16 +98,68 @@ def _plainly(environment: Environment, command: Sequence[str], **options: Any) -
 
 
 class Limited:
-    """A program that runs within limits."""
+    """One run within limits, as a context: from the place that it takes to the end of the last of its processes."""
 
-    def __init__(
-        self, name: EnvName, limits: Limits, program: Supervised, group: cgroups.Group | None, why_not: str | None
-    ) -> None:
-        self.program = program
-        self._name = name
+    def __init__(self, environment: Environment, limits: Limits, report: Reporter | None = None) -> None:
+        self._environment = environment
         self._limits = limits
-        self._group = group
-        self._why_not = why_not
+        self._report = report
+        self._held = contextlib.ExitStack()
+        self._instances: list[int] = []
+        self._promises: list[int] = []
+        self._cpus: list[int] = []
+        self._group: cgroups.Group | None = None
+        self._why_not: str | None = None
+        self._program: Supervised | None = None
+
+    def __enter__(self) -> Limited:  # noqa: PYI034 - `Self` is not in Python 3.10's typing
+        """Take a place, waiting as long as the limits say, and find what keeps them."""
+        limits = self._limits
+        with contextlib.ExitStack() as held:
+            if limits.instances is not None:
+                self._instances = [_instance(self._environment, limits.instances, limits.wait_s, self._report)]
+            _hold(held, self._instances)
+            self._group, self._why_not = _group(limits)
+            if self._group is not None:
+                held.callback(self._group.remove)
+            elif limits.cores is not None:
+                self._cpus, self._promises = slots.cpus(slots.directory(), limits.cores)
+            _hold(held, self._promises)
+            self._held = held.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing of it running, and give back what it had."""
+        self._held.close()
+
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        blocks: Sequence[int] | None = None,
+        inherits_all: bool = False,
+        **streams: Any,
+    ) -> Supervised:
+        """Start the program; `blocks` are the signals that it is to block, if not those that this thread does."""
+        is_ours = self._group is None
+        request = {
+            "cwd": None if cwd is None else os.fspath(cwd),
+            "blocked": blocked() if blocks is None else list(blocks),
+            "memory_bytes": self._limits.memory_bytes if is_ours else None,
+            "backstop_bytes": self._limits.backstop_bytes if is_ours else None,
+            "wall_s": self._limits.wall_s,
+            "cpus": self._cpus,
+            "group": None if self._group is None else str(self._group.members),
+        }
+        self._program = Supervised(
+            command, self._limits.environ(self._environment.environ(env)), request=request,
+            program_fds=(self._environment.fileno(), *self._instances), own_fds=self._promises,
+            inherits_all=inherits_all, **streams,
+        )  # fmt: skip
+        self._held.callback(self._program.end)
+        return self._program
 
     @property
     def mechanisms(self) -> dict[str, str]:
@@ -123,7 +175,9 @@ class Limited:
 
     def finished(self) -> Finished:
         """Return how it ended, after it has; `LimitExceeded` where it was ended, `OSError` where it did not start."""
-        answer = self.program.answer()
+        if self._program is None:
+            raise UsageError("nothing was started")
+        answer = self._program.answer()
         over = answer["over"]
         peak_bytes = answer["peak_memory_bytes"]
         if self._group is not None and self._limits.memory_bytes is not None:
@@ -133,7 +187,7 @@ class Limited:
         if over is not None:
             raise _exceeded(over, self.mechanisms[over["limit"]], self._why_not, answer)
         return Finished(
-            name=self._name,
+            name=self._environment.name,
             status=answer["status"],
             wall_s=answer["wall_s"],
             cpu_s=answer["cpu_s"],
@@ -142,58 +196,12 @@ class Limited:
         )
 
 
-@contextlib.contextmanager
-def started(
-    environment: Environment,
-    command: Sequence[str],
-    limits: Limits,
-    *,
-    env: Mapping[str, str] | None = None,
-    cwd: str | os.PathLike[str] | None = None,
-    report: Reporter | None = None,
-    blocks: Sequence[int] | None = None,
-    inherits_all: bool = False,
-    **streams: Any,
-) -> Iterator[Limited]:
-    """Give a program that was started within limits; nothing of it is left after the block.
-
-    `blocks` are the signals that it is to block, where that is not what this thread does.
-    """
-    environ = limits.environ(environment.environ(env))
-    with contextlib.ExitStack() as held:
-        instances = [] if limits.instances is None else [_instance(environment, limits.instances, limits, report)]
-        _hold(held, instances)
-        group, why_not = _group(limits)
-        if group is not None:
-            held.callback(group.remove)
-        cpus: list[int] = []
-        promises: list[int] = []
-        if limits.cores is not None and group is None:
-            cpus, promises = slots.cpus(slots.directory(), limits.cores)
-            _hold(held, promises)
-        request = {
-            "cwd": None if cwd is None else os.fspath(cwd),
-            "blocked": blocked() if blocks is None else list(blocks),
-            "memory_bytes": limits.memory_bytes if group is None else None,
-            "backstop_bytes": limits.backstop_bytes if group is None else None,
-            "wall_s": limits.wall_s,
-            "cpus": cpus,
-            "group": None if group is None else str(group.members),
-        }
-        program = Supervised(
-            command, environ, request=request, program_fds=(environment.fileno(), *instances), own_fds=promises,
-            inherits_all=inherits_all, **streams,
-        )  # fmt: skip
-        held.callback(program.end)
-        yield Limited(environment.name, limits, program, group, why_not)
-
-
 def _hold(held: contextlib.ExitStack, fds: Sequence[int]) -> None:
     for fd in fds:
         held.callback(os.close, fd)
 
 
-def _instance(environment: Environment, count: int, limits: Limits, report: Reporter | None) -> int:
+def _instance(environment: Environment, count: int, wait_s: float, report: Reporter | None) -> int:
     store = Layout(environment.path.parent.parent)
     paths = slots.instance_paths(slots.directory(), slots.key(store_id(store), environment.name), count)
 
@@ -201,7 +209,7 @@ def _instance(environment: Environment, count: int, limits: Limits, report: Repo
         if report is not None:
             report(Event("begin", "wait", f"for one of {counted(count, 'instance')} of {environment.name} to end"))
 
-    return slots.instance(paths, wait_s=limits.wait_s, on_wait=say)
+    return slots.instance(paths, wait_s=wait_s, on_wait=say)
 
 
 def _group(limits: Limits, find: Callable[..., Path] = cgroups.base) -> tuple[cgroups.Group | None, str | None]:
