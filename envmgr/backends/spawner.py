@@ -30,6 +30,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,10 @@ class Spawner:
         Raises what the builder answered, what `deadline` raises, or `BuilderDied`. `report` and `on_locked` are called
         on this thread; what they raise ends the build, too.
         """
+        if request.backend != "rattler":
+            from envmgr.backends.conda import executable  # noqa: PLC0415 - for the few stores that need it
+
+            request = replace(request, conda_environ=executable.surroundings(os.environ))
         # Before there is a builder, which would be another process in our cgroup: that is then not ours to arrange.
         base = self._cgroup_for(request)
         builder = _Builder(self._command or builder_command(), request, lease_fd, report)

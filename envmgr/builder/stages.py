@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from envmgr import fsio, lockfile
 from envmgr.backends import activation, cache_use, families, interpreter_hook, processes
@@ -33,7 +33,7 @@ from envmgr.builder.recording import Recorder
 from envmgr.errors import PolicyRefused
 from envmgr.events import Reporter, counted
 from envmgr.fsio import Step
-from envmgr.model import BuiltWheel, LockedPackage, Lockfile
+from envmgr.model import BuiltWheel, LockedPackage, Lockfile, VirtualPackage
 from envmgr.wire.pipe import BuildRequest, BuildResult
 
 if TYPE_CHECKING:
@@ -56,6 +56,29 @@ def run(request: BuildRequest, *, lease_fd: int, report: Reporter, on_locked: Ca
     return replace(result, phases_s=recorder.phases_s())
 
 
+class Tools(Protocol):
+    """Who solves and who links; see `envmgr.backends.rattler.solve` and `envmgr.backends.rattler.link`."""
+
+    async def solve(self, request: BuildRequest, packages: Iterable[VirtualPackage]) -> solving.Solution: ...
+
+    async def link(
+        self,
+        packages: Sequence[LockedPackage],
+        unpacked: Mapping[str, Path],
+        prefix: Path,
+        *,
+        scratch: Path,
+        shared: Path,
+        requested: Sequence[str],
+        report: Reporter,
+    ) -> linking.Linked: ...
+
+
+class _Rattler:
+    solve = staticmethod(solving.solve)
+    link = staticmethod(linking.link)
+
+
 class _Build:
     """One build, from the request to the synced prefix."""
 
@@ -68,6 +91,7 @@ class _Build:
         self._build_dir = Path(request.build_dir)
         self._prefix = Path(request.prefix)
         self._run = functools.partial(_run_tool, request.build_dir, lease_fd)
+        self._tools = self._chosen_tools()
         network = request.network
         self._archives = Archives(
             Path(request.package_cache),
@@ -95,7 +119,7 @@ class _Build:
         else:
             lock = None
             with self._report.phase("solve", counted(len(request.conda), "requirement")):
-                solution = await solving.solve(request, virtual.for_solve(request, host))
+                solution = await self._tools.solve(request, virtual.for_solve(request, host))
             conda, required = solution.packages, solution.virtual_packages
         if request.action == "build":
             virtual.check(required, host)
@@ -139,11 +163,18 @@ class _Build:
 
     # ---------------------------------------------------------------------------------------------- conda packages
 
+    def _chosen_tools(self) -> Tools:
+        if self._request.backend == "rattler":
+            return _Rattler()
+        from envmgr.backends.conda.site import SiteConda  # noqa: PLC0415 - for the few builds that need it
+
+        return SiteConda(self._request, self._run, self._report)
+
     async def _link(self, conda: Sequence[LockedPackage], unpacked: Mapping[str, Path]) -> None:
         request = self._request
         self._prefix.parent.mkdir(parents=True, exist_ok=True)
         with self._report.phase("link", counted(len(conda), "package")):
-            linked = await linking.link(
+            linked = await self._tools.link(
                 conda,
                 unpacked,
                 self._prefix,

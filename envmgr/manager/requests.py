@@ -71,6 +71,8 @@ def build_request(context: Context, spec: Spec, lease: Lease, lock_text: str | N
         memory_bytes=settings.builder_memory_bytes,
         max_environment_bytes=settings.max_environment_bytes,
         sharing=_sharing(context, spec.name),
+        backend=settings.backend,
+        conda_executable=settings.conda_executable,
     )
 
 

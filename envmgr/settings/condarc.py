@@ -108,7 +108,7 @@ def read_files(environ: Mapping[str, str], home: Path, etc: Path, *, is_personal
     for path in _places(environ if is_personal else {}, home, etc):
         text = read_text(path, _OFF)
         if text is not None:
-            documents.append((path, _parse(text, path)))
+            documents.append((path, parse(text, path)))
     layers = []
     for key, honoured in HONOURED.items():
         found = [
@@ -191,7 +191,8 @@ def _places(environ: Mapping[str, str], home: Path, etc: Path) -> Iterator[Path]
         yield Path(environ["CONDARC"])
 
 
-def _parse(text: str, path: Path) -> Mapping[str, object]:
+def parse(text: str, path: Path) -> Mapping[str, object]:
+    """Return the keys and values of the file at `path`, which has `text`; `UsageError` when it is none of conda's."""
     # Imported only when there is a file: it costs 40 ms.
     import yaml  # noqa: PLC0415 - conda's files are YAML; specs and lockfiles are not read here
 

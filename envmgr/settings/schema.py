@@ -52,6 +52,20 @@ def _log_format(value: object) -> LogFormat:
     raise ValueError("")
 
 
+BackendName = Literal["rattler", "conda", "conda-solve"]
+
+
+def _backend(value: object) -> BackendName:
+    if value == "rattler":
+        return "rattler"
+    if value == "conda":
+        return "conda"
+    if value == "conda-solve":
+        return "conda-solve"
+    raise ValueError("")
+
+
+BACKEND: Kind[BackendName] = Kind("rattler, conda or conda-solve", _backend, _backend)
 LOG_FORMAT: Kind[LogFormat] = Kind("text or json", _log_format, _log_format)
 CHANNEL_PRIORITY: Kind[ChannelPriority] = Kind("strict, flexible or disabled", _channel_priority, _channel_priority)
 
@@ -199,6 +213,17 @@ class Values:
     parallel_downloads: int = setting(8, kinds.integer(1, 64), "Downloads of one build at the same time.")
 
     # ----------------------------------------------------------------------------------------------------------- builds
+    backend: BackendName = setting(  # noqa: RUF009 - `setting` makes a field, as all lines here
+        "rattler", BACKEND,
+        "`rattler`; `conda`: the site's own conda solves and links (micromamba and mamba 2 only solve); `conda-solve`.",
+    )  # fmt: skip
+    conda_executable: str | None = setting(
+        None, kinds.OPTIONAL_PATH,
+        "The site's conda, mamba or micromamba; default: `CONDA_EXE`, `MAMBA_EXE`, `MLFLOW_CONDA_HOME`, then `PATH`.",
+    )  # fmt: skip
+    pass_conda_commands: bool = setting(
+        False, kinds.BOOL, "Whether what a conda home does not answer is handed to the site's own conda, or refused."
+    )
     min_free_bytes: int = setting(
         1 << 30, kinds.SIZE, "A build does not begin with less than this free in the store's file system."
     )

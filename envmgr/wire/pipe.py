@@ -132,6 +132,11 @@ class BuildRequest:
     max_environment_bytes: int = 0
     """A prefix that comes out larger is refused; 0: any size."""
     sharing: Sharing = Sharing()
+    backend: Literal["rattler", "conda", "conda-solve"] = "rattler"
+    """Who solves, and who links: rattler, the site's conda, or the site's conda and then rattler."""
+    conda_executable: str | None = None
+    conda_environ: tuple[tuple[str, str], ...] = ()
+    """Variables of who asks by which the site's conda and its configuration files are found; made by the backend."""
     version: int = VERSION
 
 

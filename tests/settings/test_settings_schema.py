@@ -26,6 +26,7 @@ KEYS = [
     "extra_index_urls", "find_links", "no_index", "allow_replacing_conda", "allowed_channels", "allowed_indexes",
     "allow_git_urls", "allow_sdists", "allow_link_scripts", "allow_md5", "offline", "verify_tls", "ca_file",
     "proxies", "mirrors", "netrc_file", "auth_file", "timeout_s", "max_retries", "parallel_downloads",
+    "backend", "conda_executable", "pass_conda_commands",
     "min_free_bytes", "min_free_inodes", "max_environment_bytes", "max_build_s", "builder_nice",
     "builder_memory_bytes", "use_group", "admin_group", "listen", "tokens_file", "tls_cert_file", "tls_key_file",
     "max_builds", "max_waiting", "max_waiting_per_user", "max_environments_per_user", "max_connections_per_user",

@@ -33,6 +33,10 @@ DROP_IN_MARK = "envmgr-condahome"
 PASSED_ON = "ENVMGR_CONDA_PASSED_ON"
 """Set in the environment of everything that is started for envmgr; a drop-in that finds it must not ask envmgr."""
 
+SURROUNDINGS = ("CONDARC", "CONDA_ROOT", "HOME", "MAMBA_ROOT_PREFIX", "XDG_CONFIG_HOME")
+"""The caller's variables that conda gets in a build: they say which of its configuration files count."""
+
+_FINDING = ("CONDA_EXE", "MAMBA_EXE", "MLFLOW_CONDA_HOME", "PATH")
 _NAMES = ("conda", "mamba", "micromamba")
 _HINT = "the setting conda_executable names it"
 _ASK_S = 60.0  # a conda on a cold network file system takes its time to be imported
@@ -55,6 +59,11 @@ class Conda:
     def is_libmamba(self) -> bool:
         """Whether it is micromamba or mamba 2, whose options and answers are one program's; mamba 1 is conda's."""
         return self.kind == "micromamba" or (self.kind == "mamba" and not self.version.startswith(("0.", "1.")))
+
+
+def surroundings(environ: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Return what of a caller's variables counts for finding a conda and its configuration files."""
+    return tuple((name, environ[name]) for name in (*_FINDING, *SURROUNDINGS) if name in environ)
 
 
 def find(setting: str | None, environ: Mapping[str, str]) -> Conda:

@@ -100,7 +100,7 @@ async def link(
             hint="`envmgr gc` and another try unpack it anew",
         )
     _settle_records(prefix, {name: ((scratch if name in own else shared) / name, places[name]) for name in places})
-    return Linked(_clobbered(prefix), tuple(_scripts(packages, unpacked)))
+    return Linked(_clobbered(prefix), tuple(scripts(packages, unpacked)))
 
 
 def _record(package: LockedPackage, directory: Path) -> RepoDataRecord:
@@ -217,7 +217,8 @@ def _clobbered(prefix: Path) -> tuple[str, ...]:
 # ------------------------------------------------------------------------------------------------------ link scripts
 
 
-def _scripts(packages: Sequence[LockedPackage], unpacked: Mapping[str, Path]) -> list[tuple[LockedPackage, str]]:
+def scripts(packages: Sequence[LockedPackage], unpacked: Mapping[str, Path]) -> list[tuple[LockedPackage, str]]:
+    """Return the link scripts of the unpacked packages, as (package, script's path in the prefix)."""
     return [
         (package, where)
         for package in packages

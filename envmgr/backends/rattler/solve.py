@@ -78,10 +78,15 @@ async def solve(request: BuildRequest, packages: Iterable[VirtualPackage]) -> So
             if _NOT_MODIFIED not in str(error):
                 raise
             records = await _solve(request, specs, packages, "no-cache", doing)
-    locked = tuple(sorted(map(locked_package, records), key=lambda package: package.name))
-    required = {pair for package in locked for pair in package.dependencies if pair[0].startswith("__")}
-    required |= {dependency(text) for text in request.conda if text.lstrip().startswith("__")}
     sizes = {strip_credentials(record.url): record.size for record in records if record.size is not None}
+    return solution(map(locked_package, records), request.conda, sizes)
+
+
+def solution(packages: Iterable[LockedPackage], requested: Iterable[str], sizes: dict[str, int]) -> Solution:
+    """Return the solution that has these packages; what it requires of a machine stands in them and in `requested`."""
+    locked = tuple(sorted(packages, key=lambda package: package.name))
+    required = {pair for package in locked for pair in package.dependencies if pair[0].startswith("__")}
+    required |= {dependency(text) for text in requested if text.lstrip().startswith("__")}
     return Solution(locked, tuple(sorted(required)), sizes)
 
 
@@ -184,7 +189,7 @@ def locked_package(record: RepoDataRecord) -> LockedPackage:
         md5=record.md5.hex() if record.md5 else None,
         build=str(record.build) or None,
         subdir=record.subdir,
-        dependencies=_dependencies(record.depends),
+        dependencies=dependencies(record.depends),
     )
 
 
@@ -194,7 +199,7 @@ def dependency(text: str) -> tuple[str, str]:
     return (match.group(1).lower(), match.group(2)) if match else (text.strip(), "")
 
 
-def _dependencies(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
+def dependencies(texts: Iterable[str]) -> tuple[tuple[str, str], ...]:
     """Return one requirement for each name, as conda-lock's format has it: several versions become one, with commas."""
     found: dict[str, str] = {}
     for name, rest in map(dependency, texts):
