@@ -143,6 +143,8 @@ def administration(root: str | None = None) -> Iterator[Administration]:
     session = Session(found)
     session.start(timeout_s=_CONNECT_S)
     try:
+        if not session.is_connected:  # the first call would wait as long again
+            raise session.unavailable(f"ZooKeeper does not answer within {_CONNECT_S:g} s")
         by = f"{getpass.getuser()}@{socket.gethostname()}"
         yield OnTree(session, by=by, clock=SystemClock())
     finally:

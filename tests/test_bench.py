@@ -163,8 +163,10 @@ def test_a_simulated_host_asks_what_a_real_one_asks(tmp_path: Path, ensemble: Se
     lock_text = daemons.write_lockfile(work).read_text()
 
     async def compare() -> None:
-        real = await comparing.of_real_hosts(work, ensemble.addresses)
-        simulated = await comparing.of_simulated_hosts(ensemble.addresses, comparing.work_of(lock_text))
+        real, simulated = await asyncio.gather(  # they mostly wait, and in trees of their own
+            comparing.of_real_hosts(work, ensemble.addresses),
+            comparing.of_simulated_hosts(ensemble.addresses, comparing.work_of(lock_text)),
+        )
         comparing.compare(real, simulated)
 
     asyncio.run(compare())

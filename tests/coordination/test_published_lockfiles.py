@@ -134,7 +134,7 @@ def test_an_answer_that_is_lost_is_read_again(endpoint: Endpoint) -> None:
 def test_without_an_answer_at_all(endpoint: Endpoint) -> None:
     """Nobody knows whether it was published: that is said, within the time that was given."""
     with LinkProxy(endpoint.servers[0]) as link:
-        session = Session(replace(endpoint, servers=(link.address,), session_s=10.0))
+        session = Session(replace(endpoint, servers=(link.address,), session_s=5.0))
         session.start()
         try:
             files = Lockfiles(session, "here")

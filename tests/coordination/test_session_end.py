@@ -31,7 +31,7 @@ def test_nothing_is_certain_any_more_before_the_servers_are_told(endpoint: Endpo
 def test_a_server_that_stands_still_does_not_hold_up_the_end() -> None:
     """Also of a long session that somebody relies on: its proof, which does not come, is not waited for."""
     with Servers(1) as servers:
-        session = Session(Endpoint(servers=servers.addresses, root="/end", session_s=30.0))
+        session = Session(Endpoint(servers=servers.addresses, root="/end", session_s=18.0))
         session.start()
         with session.relying():
             servers.signal(0, signal.SIGSTOP)

@@ -147,17 +147,20 @@ class TestCertificates:
         with session(good) as host:
             assert host.is_connected
             tree.found(host)
-        for bad in (
-            secure.endpoint(tree_root, None),
-            replace(good, cert_file=str(foreign.cert), key_file=str(foreign.key)),
-            replace(good, ca_file=str(stranger.ca)),
-            replace(good, ca_file=None, cert_file=None, key_file=None),
-        ):
-            with session(bad, 0.0) as refused:
-                assert not refused.wait_connected(1.0)
-        with session(replace(good, ca_file=str(stranger.ca)), 0.0) as refused:
-            until(lambda: refused.problem)
-            assert "certificate verify failed" in str(refused.problem)
+        with contextlib.ExitStack() as ends:
+            distrusting, *others = [
+                ends.enter_context(session(bad, 0.0))
+                for bad in (
+                    replace(good, ca_file=str(stranger.ca)),
+                    secure.endpoint(tree_root, None),
+                    replace(good, cert_file=str(foreign.cert), key_file=str(foreign.key)),
+                    replace(good, ca_file=None, cert_file=None, key_file=None),
+                )
+            ]
+            until(lambda: distrusting.problem)
+            assert "certificate verify failed" in str(distrusting.problem)
+            assert not distrusting.wait_connected(1.0)
+            assert not any(refused.is_connected for refused in others)  # which have had that second, too
 
     def test_the_servers_name_is_checked(self, secure: Secure, tree_root: str) -> None:
         """A certificate of our authority, but for another machine, is not the server's."""

@@ -178,7 +178,9 @@ class Network(contextlib.AbstractContextManager["Network"]):
         _checked(["nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "nft", "-f", "-"], document)
 
     def close(self) -> None:
-        """End every host and all that runs in them."""
+        """End every host and all that runs in them, at once."""
+        for host in self.hosts.values():
+            host.let_go()
         for host in self.hosts.values():
             host.power_off()
         self._holder.end()
@@ -234,6 +236,11 @@ class Host:
             f"netns {self.pid}; ip link set {self.port} master br0 up"
         )
         self.run("sh", "-euc", _BOOT, "boot", self.name, f"{self.address}/24", str(self.directory))
+
+    def let_go(self) -> None:
+        """Have it go down; `power_off` waits until it is."""
+        if self._holder is not None:
+            self._holder.let_go()
 
     def power_off(self) -> None:
         """End everything in it at once, as if the power had gone."""
@@ -305,10 +312,13 @@ class _Holder:
             children = Path(f"/proc/{self.pid}/task/{self.pid}/children")
             self.pid = int(children.read_text(encoding="ascii").split()[0])
 
-    def end(self) -> None:
+    def let_go(self) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
         self._process.stdin.close()
+
+    def end(self) -> None:
+        self.let_go()
+        assert self._process.stdout is not None
         self._process.stdout.close()
         try:
             self._process.wait(_MOMENT_S)

@@ -108,6 +108,7 @@ class Programs(contextlib.AbstractContextManager["Programs"]):
     def close(self) -> None:
         """End it, and all that it started."""
         self._orders.close()
+        self._process.kill()  # what it started dies with it
         self._process.wait(LIMIT_S)
 
     def __exit__(self, *_exception: object) -> None:

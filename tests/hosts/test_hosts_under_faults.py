@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
 import pytest
 
+from envmgr.names import EnvName
+from envmgr.wire.tree import Selector
 from hosts.clusters import Cluster
 from hosts.faults import HOST_FAULTS
 from hosts.nodes import Node, until
@@ -29,57 +35,93 @@ def others_than(cluster: Cluster, node: Node) -> list[Node]:
     return [other for other in cluster.nodes.values() if other is not node]
 
 
-@pytest.mark.parametrize("harm", ["cable", "mute", "deaf", "freeze", "kill", "power", "expiry"])
-def test_a_solver_that_is_harmed_is_replaced(cluster: Cluster, harm: str) -> None:
+@dataclass
+class Party:
+    """Hosts that have an environment for themselves, and the one that is harmed while it solves."""
+
+    cluster: Cluster
+    harm: str
+    nodes: list[Node]
+    name: EnvName
+    solver: Node
+
+    @property
+    def others(self) -> list[Node]:
+        return [node for node in self.nodes if node is not self.solver]
+
+    def begin(self) -> None:
+        HOST_FAULTS[self.harm].begin(self.cluster, self.solver)
+
+    def end(self) -> None:
+        """End the harm; where it is one of the network, all others of the network end with it."""
+        HOST_FAULTS[self.harm].end(self.cluster, self.solver)
+
+
+def solving(cluster: Cluster, word: str, harms: Sequence[str]) -> list[Party]:
+    """Return as many parties as there are harms, each with a host that stands still in the middle of its solve."""
+    hold(cluster, solves=True)
+    hosts = [*cluster.nodes.values()]
+    parts = [hosts[:3], hosts[3:]][: len(harms)]
+    names = [
+        cluster.create(f"{word}-{harm}", selector=Selector(hosts=tuple(node.name for node in nodes)))
+        for harm, nodes in zip(harms, parts, strict=True)
+    ]
+    return [
+        Party(cluster, harm, nodes, name, cluster.wait_happened("solve", name))
+        for harm, nodes, name in zip(harms, parts, names, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("harms", [("cable", "mute"), ("deaf", "freeze"), ("kill", "power"), ("expiry",)], ids="+".join)
+def test_a_solver_that_is_harmed_is_replaced(cluster: Cluster, harms: Sequence[str]) -> None:
     """A host that solves and is cut off, frozen past its session, killed, or loses its session, is replaced.
 
-    When it is back it installs what the other one published.
+    When it is back it installs what the other one published. Two parties are harmed at a time.
     """
-    fault = HOST_FAULTS[harm]
-    hold(cluster, solves=True)
-    name = cluster.create(f"solve-{harm}")
-    solver = cluster.wait_happened("solve", name)
-    others = others_than(cluster, solver)
-    fault.begin(cluster, solver)
-    second = cluster.wait_happened("solve", name, besides=[solver])
-    let_go(*others)
-    digest = cluster.wait_ready(name, others)
-    assert digest == second.digest(name)
-    let_go(solver)
-    fault.end(cluster, solver)
-    assert cluster.wait_ready(name) == digest
-
-
-@pytest.mark.parametrize("harm", ["mute", "deaf"])
-def test_a_publisher_that_is_not_heard(cluster: Cluster, harm: str) -> None:
-    """A host whose publication is lost on the way, or whose answer is: one lockfile is in force all the same."""
-    hold(cluster, solves=True)
-    name = cluster.create(f"publish-{harm}")
-    solver = cluster.wait_happened("solve", name)
-    HOST_FAULTS[harm].begin(cluster, solver)
+    parties = solving(cluster, "solve", harms)
+    for party in parties:
+        party.begin()
+    seconds = [cluster.wait_happened("solve", party.name, besides=[party.solver]) for party in parties]
+    for party in parties:
+        let_go(*party.others)
+    digests = [cluster.wait_ready(party.name, party.others) for party in parties]
+    assert digests == [second.digest(party.name) for second, party in zip(seconds, parties, strict=True)]
+    for party in parties:
+        let_go(party.solver)
+        party.end()
+    assert [cluster.wait_ready(party.name, party.nodes) for party in parties] == digests
     let_go(*cluster.nodes.values())
-    digest = cluster.wait_ready(name, others_than(cluster, solver))
-    HOST_FAULTS[harm].end(cluster, solver)
-    assert cluster.wait_ready(name) == digest
 
 
-@pytest.mark.parametrize("harm", ["cable", "freeze", "kill", "expiry"])
-def test_a_builder_that_is_harmed(cluster: Cluster, harm: str) -> None:
-    """A host that is harmed in the middle of its build ends it, or makes a new one; nobody waits for it."""
-    fault = HOST_FAULTS[harm]
-    node = cluster[3]
-    node.builds.close()
-    name = cluster.create(f"build-{harm}")
-    until(lambda: node.name in cluster.hosts_of("build", name))
-    others = others_than(cluster, node)
-    digest = cluster.wait_ready(name, others)
-    fault.begin(cluster, node)
-    if harm in ("cable", "freeze"):
-        until(lambda: node.name not in cluster.session.children("/v1/hosts"), "its session does not end")
-    let_go(node)
-    if harm == "cable":
-        until(lambda: node.digest(name) == digest, "a build needs no ZooKeeper once its lockfile is known")
-    fault.end(cluster, node)
+def test_a_publisher_that_is_not_heard(cluster: Cluster) -> None:
+    """A host whose publication is lost on the way, or whose answer is: one lockfile is in force all the same."""
+    parties = solving(cluster, "publish", ["mute", "deaf"])
+    for party in parties:
+        party.begin()
+    let_go(*cluster.nodes.values())
+    digests = [cluster.wait_ready(party.name, party.others) for party in parties]
+    for party in parties:
+        party.end()
+    assert [cluster.wait_ready(party.name, party.nodes) for party in parties] == digests
+
+
+def test_builders_that_are_harmed(cluster: Cluster) -> None:
+    """Hosts that are harmed in the middle of their builds end these, or make new ones; nobody waits for them."""
+    well, *rest = cluster.nodes.values()
+    harmed = dict(zip(("cable", "freeze", "kill", "expiry"), rest, strict=True))
+    for node in rest:
+        node.builds.close()
+    name = cluster.create("build-harmed")
+    until(lambda: {node.name for node in rest} <= set(cluster.hosts_of("build", name)))
+    digest = cluster.wait_ready(name, [well])
+    for harm, node in harmed.items():
+        HOST_FAULTS[harm].begin(cluster, node)
+    away = {harmed["cable"].name, harmed["freeze"].name}
+    until(lambda: away.isdisjoint(cluster.session.children("/v1/hosts")), "their sessions do not end")
+    let_go(*rest)
+    until(lambda: harmed["cable"].digest(name) == digest, "a build needs no ZooKeeper once its lockfile is known")
+    for harm, node in harmed.items():
+        HOST_FAULTS[harm].end(cluster, node)
     assert cluster.wait_ready(name) == digest
     assert len(cluster.hosts_of("solve", name)) == 1
 
@@ -163,8 +205,9 @@ def test_everything_is_restarted_at_once(cluster: Cluster) -> None:
 
 def test_without_zookeeper(cluster: Cluster) -> None:
     """What is ready is leased, listed and named; a known lockfile is built; a solve waits, and says why it fails."""
-    node = cluster[0]
+    node, other = cluster[0], cluster[1]
     declared, own = cluster.create("declared"), "dependencies:\n  - of-this-host\n"
+    unknown = b"dependencies:\n  - unknown-to-all\n"
     cluster.wait_ready(declared)
     made = node.envmgr("create", "-", "--json", given=own.encode()).record
     assert node.envmgr("remove", made["name"]).code == 0
@@ -172,11 +215,13 @@ def test_without_zookeeper(cluster: Cluster) -> None:
     with node.leasing(declared):
         assert declared in node.envmgr("list").out
     assert node.envmgr("name", "-", given=own.encode()).out.strip() == made["name"]
-    again = node.envmgr("create", "-", "--json", given=own.encode())
+    with ThreadPoolExecutor() as at_once:
+        refusing = at_once.submit(other.envmgr, "create", "-", "--json", given=unknown)
+        again = node.envmgr("create", "-", "--json", given=own.encode())
+        refused = refusing.result()
     assert again.code == 0, again.err
     assert again.record["lock_digest"] == made["lock_digest"]
-    refused = node.envmgr("create", "-", "--json", given=b"dependencies:\n  - unknown-to-all\n")
     assert refused.record["error"]["code"] == "coordinator"
     cluster.start_servers()
-    made = node.envmgr("create", "-", "--json", given=b"dependencies:\n  - unknown-to-all\n")
+    made = other.envmgr("create", "-", "--json", given=unknown)
     assert made.code == 0, made.err

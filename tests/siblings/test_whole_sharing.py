@@ -93,12 +93,10 @@ def test_wheels_are_fetched_once_by_whole_builds(tmp_path: Path, demo_channel: s
         urls = tuple(host.url for host in hosts)
         section = {"pip": ("bench-wheel-0",), "pip_settings": PipSettings(index_url=f"{served.url}/simple/")}
         one, other = hosts
-        one.build(one.request(demo_channel, "python", "pip", sharing=Sharing(one.url, urls), **section))
+        one.build(one.request(demo_channel, "python", sharing=Sharing(one.url, urls), **section))
         fetched = served.paths.count(f"/files/{wheel.name}")
         sharing = Sharing(other.url, urls, one.url)
-        result = other.build(
-            other.request(demo_channel, "python", "pip", sharing=sharing, lockfile=one.lockfile, **section)
-        )
+        result = other.build(other.request(demo_channel, "python", sharing=sharing, lockfile=one.lockfile, **section))
         assert served.paths.count(f"/files/{wheel.name}") == fetched > 0
         assert result.sibling_bytes == wheel.stat().st_size
         info = "builds/*/envs/*/lib/python*/site-packages/bench_wheel_0-1.0.dist-info"
