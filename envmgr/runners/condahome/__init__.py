@@ -21,5 +21,5 @@ the environment that the file's text stands for, so that
   somebody else's (`envmgr.runners.condahome.failures`).
 
 Not promised: what conda does besides. Packages are not installed into what is there, there is no base environment, and
-every other command is refused or handed to the site's own conda, as the setting ``other_conda_commands`` says.
+every other command is refused or handed to the site's own conda, as the setting ``pass_conda_commands`` says.
 """

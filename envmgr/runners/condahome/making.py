@@ -1,4 +1,4 @@
-"""The calls that take time: env create, create, env remove, remove, list, pack.
+"""The calls that change what there is: env create, create, env remove, remove.
 
 Creating what is there takes milliseconds and no site-packages. Whatever else happens, is told in lines on standard
 output (see `envmgr.runners.condahome.program`).
@@ -15,7 +15,7 @@ import sys
 from envmgr import client, names
 from envmgr.errors import AliasTaken, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
 from envmgr.runners.condahome import failures
-from envmgr.runners.condahome.program import Home, add_site_packages, lease_of, say, say_json, target, word_of
+from envmgr.runners.condahome.program import Home, add_site_packages, check_not_asked_by_envmgr, say, say_json, word_of
 from envmgr.runners.condahome.words import TARGET, NotAnsweredError, Words, read
 
 TYPE_CHECKING = False
@@ -35,7 +35,6 @@ _CREATE_OF_PACKAGES = {
     "--no-default-packages": "", "--solver": "solver=", "-k": "", "--strict-channel-priority": "",
 }  # fmt: skip
 _NOT_NAMES = ("base", "root")
-_DRAIN_S = 1.0
 
 
 def env_create(home: Home, arguments: "list[str]") -> int:
@@ -73,14 +72,16 @@ def create(home: Home, arguments: "list[str]") -> int:
 
 
 def _create(home: Home, words: Words, spec: "str | dict[str, list[str]]", named: "Callable[[], str]") -> int:
+    check_not_asked_by_envmgr()
     prefix = words.one("prefix")
     if prefix is not None:
         with _ensure(home, spec, None, words) as environment:
             _link(home, os.path.abspath(prefix), environment.name)
             return _created(environment, os.path.abspath(prefix), words)
     alias = words.one("name") or named()
+    checked = _alias(alias, spec)
     try:
-        with _ensure(home, spec, _alias(alias, spec), words) as environment:
+        with _ensure(home, spec, checked, words) as environment:
             failures.take(alias)
             return _created(environment, f"{home.root}/envs/{alias}", words)
     except EnvmgrError:
@@ -121,7 +122,7 @@ def _ensure(home: Home, spec: "str | dict[str, list[str]]", alias: "str | None",
     add_site_packages()
     from envmgr.interruption import signals_raise
 
-    is_quiet = words.is_json or words.has("quiet") or words.has("q")
+    is_quiet = words.is_json or words.is_quiet
     given = _path(spec) if isinstance(spec, str) else spec
     try:
         if isinstance(spec, str) and not is_quiet:
@@ -223,41 +224,3 @@ def _remove(home: Home, words: Words) -> int:
 
 def _dropped(words: Words, text: str) -> int:
     return say_json({"success": True}) if words.is_json else say(f"{text}\n")
-
-
-# -------------------------------------------------------------------------------------------------- to look into them
-
-
-def list_packages(home: Home, arguments: "list[str]") -> int:
-    """``conda list [-n N | -p P] [--json | --export]``: what the environment's lockfile has."""
-    words = read(arguments, {**TARGET, "-e": "export", "--export": "export"})
-    if words.rest:
-        raise NotAnsweredError(words.rest[0])
-    lease = lease_of(home, target(words))
-    try:
-        add_site_packages()
-        from envmgr import lockfile
-        from envmgr.settings import machine
-
-        with open(f"{lease.build_dir}/conda-lock.yml", encoding="utf-8") as file:
-            packages = lockfile.parse(file.read(), machine.subdir()).packages
-    finally:
-        lease.close()
-    rows = []
-    for package in sorted(packages, key=lambda it: it.name):
-        channel, _, archive = package.url.rpartition("/")
-        stem = archive.removesuffix(".conda").removesuffix(".tar.bz2")
-        build = stem.rpartition("-")[2] if package.manager == "conda" else "pypi_0"
-        place = os.path.dirname(channel) if package.manager == "conda" else "pypi"
-        rows.append((package.name, package.version, build, place))
-    if words.is_json:
-        return say_json(
-            [
-                {"name": name, "version": version, "build_string": build, "channel": place, "base_url": place}
-                for name, version, build, place in rows
-            ]
-        )
-    if words.has("export"):
-        return say("".join(f"{name}={version}={build}\n" for name, version, build, _ in rows))
-    lines = "".join(f"{name:<24} {version:<16} {build:<20} {place}\n" for name, version, build, place in rows)
-    return say(f"# packages in environment at {lease.path}:\n#\n{lines}")

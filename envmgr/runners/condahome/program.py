@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CONDA_VERSION = "25.1.1"
 """The conda whose command lines these are; what ``--version`` says, since callers compare it."""
 _LARGEST_ERROR_CHARS = 16_000
+_READER_S = 0.5
+_LINES_S = 0.05  # a reader has taken the lines out of the pipe, and is about to pass them on
 _HELP = f"""\
 conda, as envmgr {__version__} answers it: environments are those of one store, shared by all who ask for the same.
 
@@ -38,7 +40,7 @@ usage: conda env list [--json]           what is ready (also: conda info --envs)
        conda pack -n N -o FILE           an archive of it
        conda info [--json], conda --version
 
-Other commands are refused, or handed to the site's own conda: envmgr's setting other_conda_commands.
+Other commands are refused, or handed to the site's own conda: envmgr's setting pass_conda_commands.
 """
 
 
@@ -60,6 +62,8 @@ def main(path: str, root: str, *arguments: str) -> "NoReturn":
         sys.stdout.flush()
     except EnvmgrError as error:
         status = _fail(error, is_json="--json" in words)
+        if "create" in words[:2]:
+            _wait_for_reader()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains while it ends
         status = 1
@@ -90,10 +94,10 @@ def _answer(home: Home, arguments: "list[str]") -> int:
             raise NotAnsweredError("")
         return _COMMANDS[command](home, rest)
     except NotAnsweredError as error:
+        add_site_packages()
         from envmgr.runners.condahome import others  # noqa: PLC0415 - needs site-packages
 
-        add_site_packages()
-        return others.hand_over(words, error.message)
+        return others.hand_over(home, words, error.message)
 
 
 def say(text: str) -> int:
@@ -119,6 +123,37 @@ def _fail(error: EnvmgrError, *, is_json: bool) -> int:
         sys.stderr.write(f"conda: {text}\n")
         sys.stderr.flush()
     return status
+
+
+def _wait_for_reader() -> None:
+    """Give whoever reads the pipes time to take the error out of them, half a second at most.
+
+    Ray stops reading what conda says as soon as conda has ended, and shows its users only what it has read till then.
+    """
+    import fcntl  # noqa: PLC0415 - only a failure pays for it
+    import stat  # noqa: PLC0415
+    import termios  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
+    until = time.monotonic() + _READER_S
+    for fd in (1, 2):
+        try:
+            while stat.S_ISFIFO(os.fstat(fd).st_mode) and time.monotonic() < until:
+                if not any(fcntl.ioctl(fd, termios.FIONREAD, bytes(4))):
+                    time.sleep(_LINES_S)
+                    break
+                time.sleep(_LINES_S / 5)
+        except OSError:
+            continue
+
+
+def check_not_asked_by_envmgr() -> None:
+    """Raise `EnvmgrError` where envmgr itself has started a conda which turned out to be this one."""
+    if os.environ.get("ENVMGR_CONDA_PASSED_ON"):
+        raise EnvmgrError(
+            "envmgr's own conda home was asked by envmgr, as if it were the site's conda",
+            hint="envmgr's setting conda_executable names the site's",
+        )
 
 
 def add_site_packages() -> None:
@@ -226,10 +261,11 @@ def _info(home: Home, arguments: "list[str]") -> int:
     if words.is_json:
         return say_json(facts)
     lines = [
-        ("active environment", facts["active_prefix_name"]), ("active env location", prefix),
         ("conda version", CONDA_VERSION), ("base environment", f"{home.path}  (read only)"),
         ("envs directories", f"{home.root}/envs"), ("envmgr version", __version__),
     ]  # fmt: skip
+    if prefix is not None:  # BigDL takes what stands here for a name; without it, it looks at its interpreter's path
+        lines = [("active environment", os.path.basename(prefix)), ("active env location", prefix), *lines]
     return say("\n" + "".join(f"{what:>23} : {value}\n" for what, value in lines) + "\n")
 
 
@@ -274,11 +310,12 @@ def target(words: Words) -> str:
     return given
 
 
-def _making(name: str) -> "Callable[[Home, list[str]], int]":
+def _later(module: str, name: str) -> "Callable[[Home, list[str]], int]":
     def call(home: Home, arguments: "list[str]") -> int:
-        from envmgr.runners.condahome import making  # noqa: PLC0415 - listing does without
+        import importlib  # noqa: PLC0415 - listing does without
 
-        function: Callable[[Home, list[str]], int] = getattr(making, name)
+        function: Callable[[Home, list[str]], int]
+        function = getattr(importlib.import_module(f"envmgr.runners.condahome.{module}"), name)
         return function(home, arguments)
 
     return call
@@ -288,10 +325,10 @@ _COMMANDS: "dict[str, Callable[[Home, list[str]], int]]" = {
     "env list": _env_list,
     "info": _info,
     "run": _run,
-    "env create": _making("env_create"),
-    "create": _making("create"),
-    "env remove": _making("env_remove"),
-    "remove": _making("remove"),
-    "list": _making("list_packages"),
-    "pack": _making("pack"),
+    "env create": _later("making", "env_create"),
+    "create": _later("making", "create"),
+    "env remove": _later("making", "env_remove"),
+    "remove": _later("making", "remove"),
+    "list": _later("looking", "list_packages"),
+    "pack": _later("looking", "pack"),
 }

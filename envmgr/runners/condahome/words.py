@@ -6,7 +6,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-COMMON = {"--json": "", "-q": "", "--quiet": "", "-v": "", "-vv": "", "-vvv": "", "--verbose": "", "--debug": ""}
+COMMON = {"--json": "", "-q": "quiet", "--quiet": "", "-v": "", "-vv": "", "-vvv": "", "--verbose": "", "--debug": ""}
 """Options of every command, and what they are kept as; those kept as nothing change nothing here."""
 TARGET = {"-n": "name=", "--name": "name=", "-p": "prefix=", "--prefix": "prefix="}
 """Which environment. What ends in ``=`` takes a value."""
@@ -25,6 +25,10 @@ class Words:
         self.is_json = is_json
         self.values = values
         self.rest = rest
+
+    @property
+    def is_quiet(self) -> bool:
+        return "quiet" in self.values
 
     def has(self, option: str) -> bool:
         return option in self.values
