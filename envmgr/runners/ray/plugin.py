@@ -188,7 +188,7 @@ class _Build:
 
     def _tell(self, event: Event) -> None:
         if event.kind in {"begin", "end", "warning"}:
-            for logger in tuple(self._loggers):
+            for logger in {logger.name: logger for logger in tuple(self._loggers)}.values():  # one a job: its own log
                 logger.log(logging.WARNING if event.kind == "warning" else logging.INFO, "envmgr: %s", event)
 
 

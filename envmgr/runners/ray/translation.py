@@ -105,7 +105,8 @@ def _text(spec: SpecLike) -> str | dict[str, Any]:
     text, _ = client.read(spec)
     if text is None:
         return dict(spec)  # type: ignore[arg-type]  # a mapping, where there is no text
-    return text.decode("utf-8-sig") + "\n"
+    document = text.decode("utf-8-sig")
+    return document if client.is_text(document) else f"{document}\n"
 
 
 def _untranslatable(field: str, value: object) -> str | None:
