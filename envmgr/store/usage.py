@@ -183,7 +183,8 @@ def _usage(pid: int, how: How) -> Usage:
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            command = " ".join(process.cmdline()) or process.name()
+            # A program that gives itself a title (Ray's workers) fills the rest of its arguments with spaces.
+            command = " ".join(process.cmdline()).strip() or process.name()
             uid = process.uids().real
     except psutil.Error:
         return Usage(pid=pid, uid=-1, command="(gone)", how=how)
