@@ -65,6 +65,11 @@ def test_a_home_whose_envmgr_is_gone(conda: CondaHome, tmp_path: Path) -> None:
     assert "condahome install" in answer.err
 
 
+def test_the_example(run_example: Callable[..., str]) -> None:
+    """Two engines, two names, one environment; what one removes, the other keeps."""
+    run_example("condahome")
+
+
 # ------------------------------------------------------------------------------------------------------------- asking
 
 
@@ -188,12 +193,15 @@ def test_a_path(conda: CondaHome, tmp_path: Path) -> None:
         conda.shell(f"{path}/bin/python -V").out.removeprefix("Python ")
     )
     taken = conda("env", "create", "--prefix", path, "--file", conda.spec("taken", "dependencies: [python, pip]\n"))
-    assert (taken.code, os.path.realpath(path)) == (1, prefix(conda))
+    assert (taken.code, taken.out, os.path.realpath(path)) == (1, "", prefix(conda))
     conda.ok("remove", "-p", path, "--all", "-y")
     assert not path.is_symlink()
     assert conda("remove", "-p", path, "--all", "-y").code == 1
     for words in (("env", "create", "-f", file), ("env", "remove")):
         assert conda(*words, "-p", tmp_path).code == 1
+    conda.ok("env", "create", "-f", file, "-p", conda.path / "envs" / "by-path")  # a path of the home is a name
+    assert conda.stands_for("by-path") == conda.stands_for(N)
+    conda.ok("env", "remove", "-p", conda.root / "envs" / "by-path")
     assert tmp_path.is_dir()
     assert os.path.isdir(prefix(conda))
 

@@ -11,7 +11,6 @@ next creation sets again.
 
 import os
 import stat
-import tempfile
 import time
 
 _VALID_S = 60.0
@@ -43,7 +42,8 @@ def _note(word: str) -> "str | None":
     try:
         with open(f"/proc/{parent}/stat", "rb") as file:
             started = file.read().rpartition(b")")[2].split()[19].decode()
-        directory = f"{tempfile.gettempdir()}/envmgr-condahome-{os.geteuid()}"
+        temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - looked at below; importing tempfile costs 10 ms
+        directory = f"{temporary}/envmgr-condahome-{os.geteuid()}"
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:

@@ -12,7 +12,7 @@ in it, the environment may be collected, and the next creation makes it again.
 import os
 import sys
 
-from envmgr import client, names
+from envmgr import client, names, ready
 from envmgr.errors import AliasTaken, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
 from envmgr.runners.condahome import failures
 from envmgr.runners.condahome.program import Home, add_site_packages, check_not_asked_by_envmgr, say, say_json, word_of
@@ -20,11 +20,14 @@ from envmgr.runners.condahome.words import TARGET, NotAnsweredError, Words, read
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import TypeAlias
 
     from envmgr.client import Environment
     from envmgr.events import Event
     from envmgr.names import EnvName
+
+    Asked: TypeAlias = "str | Mapping[str, object]"  # a file's path, or what was said in words
 
 _YES = {"-y": "", "--yes": ""}
 _CREATE = {
@@ -49,7 +52,7 @@ def env_create(home: Home, arguments: "list[str]") -> int:
 
     def named() -> str:
         add_site_packages()
-        label = client.parse(spec, *client.read(_path(spec))).label
+        label = client.parse(_spec_like(spec), *client.read(_spec_like(spec))).label
         if not label:
             raise UsageError("the environment has no name", hint="-n NAME, or name: in the file")
         return label
@@ -71,14 +74,18 @@ def create(home: Home, arguments: "list[str]") -> int:
     return _create(home, words, spec, named)
 
 
-def _create(home: Home, words: Words, spec: "str | dict[str, list[str]]", named: "Callable[[], str]") -> int:
+def _create(home: Home, words: Words, spec: "Asked", named: "Callable[[], str]") -> int:
     check_not_asked_by_envmgr()
     prefix = words.one("prefix")
-    if prefix is not None:
+    if prefix is not None and not _is_of_store(home, prefix):
+        path = os.path.abspath(prefix)
+        if os.path.lexists(path):  # before anything is built
+            add_site_packages()
+            _check_link(home, path, client.name(_spec_like(spec)))
         with _ensure(home, spec, None, words) as environment:
-            _link(home, os.path.abspath(prefix), environment.name)
-            return _created(environment, os.path.abspath(prefix), words)
-    alias = words.one("name") or named()
+            _link(home, path, environment.name)
+            return _created(environment, path, words)
+    alias = os.path.basename(prefix) if prefix else words.one("name") or named()
     checked = _alias(alias, spec)
     try:
         with _ensure(home, spec, checked, words) as environment:
@@ -90,17 +97,18 @@ def _create(home: Home, words: Words, spec: "str | dict[str, list[str]]", named:
         raise
 
 
-def _path(spec: str) -> "os.PathLike[str]":
+def _spec_like(spec: "Asked") -> "os.PathLike[str] | Mapping[str, object]":
+    """Return what `envmgr.client` takes: it reads a bare word as an alias."""
     from pathlib import Path
 
-    return Path(spec)
+    return Path(spec) if isinstance(spec, str) else spec
 
 
-def _alias(word: str, spec: object) -> "str | None":
+def _alias(word: str, spec: "Asked") -> "str | None":
     """Check what follows ``-n``; ``None`` when it is the environment's own name."""
     if names.is_name(word):
         add_site_packages()
-        own = client.name(_path(spec) if isinstance(spec, str) else spec)  # type: ignore[arg-type]  # a mapping
+        own = client.name(_spec_like(spec))
         if own != word:
             raise UsageError(f"{word} is the name of an environment, and that of this spec is {own}")
         return None
@@ -113,17 +121,17 @@ def _alias(word: str, spec: object) -> "str | None":
     return word
 
 
-def _ensure(home: Home, spec: "str | dict[str, list[str]]", alias: "str | None", words: Words) -> "Environment":
+def _ensure(home: Home, spec: "Asked", alias: "str | None", words: Words) -> "Environment":
     if isinstance(spec, str) and "site" not in sys.modules:
         try:
-            return client.ensure(_path(spec), root=home.root, alias=alias, create=False)
+            return client.ensure(_spec_like(spec), root=home.root, alias=alias, create=False)
         except (EnvironmentNotFound, ImportError):  # not there, not seen before, or the alias is to be set
             pass
     add_site_packages()
     from envmgr.interruption import signals_raise
 
     is_quiet = words.is_json or words.is_quiet
-    given = _path(spec) if isinstance(spec, str) else spec
+    given = _spec_like(spec)
     try:
         if isinstance(spec, str) and not is_quiet:
             for warning in client.parse(given, *client.read(given)).warnings:
@@ -159,19 +167,26 @@ def _created(environment: "Environment", path: str, words: Words) -> int:
     return say(f"{environment.name} {how}: {path}\n")
 
 
+def _is_of_store(home: Home, path: str) -> bool:
+    """Tell whether a path is one of the store's ``envs``: there, its last part is a name."""
+    return os.path.realpath(os.path.dirname(os.path.abspath(path))) == os.path.realpath(f"{home.root}/envs")
+
+
+def _check_link(home: Home, path: str, name: "EnvName") -> None:
+    """Make sure that what stands at `path` is a link to the environment `name`."""
+    found = word_of(home.root, path) if os.path.islink(path) else None
+    if found is None:
+        raise EnvmgrError(f"prefix {path} exists and is no link to an environment of envmgr")
+    if ready.resolve_alias(home.root, found) != name:
+        raise EnvmgrError(f"prefix {path} leads to {found}, which is another environment than {name}")
+
+
 def _link(home: Home, path: str, name: "EnvName") -> None:
-    """Make `path` a link to an environment, unless it is one; whatever else is there stays."""
-    if os.path.lexists(path):
-        found = word_of(home.root, path)
-        if found == name:
-            return
-        what = "leads to another environment" if found else "exists and is no link to an environment of envmgr"
-        raise EnvmgrError(f"prefix {path} {what}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     try:
         os.symlink(f"{home.root}/envs/{name}", path)
-    except FileExistsError:  # another process, this very moment
-        _link(home, path, name)
+    except FileExistsError:
+        _check_link(home, path, name)
 
 
 # --------------------------------------------------------------------------------------------------------- to drop them
@@ -197,8 +212,7 @@ def _remove(home: Home, words: Words) -> int:
     prefix = words.one("prefix")
     if prefix is not None:
         path = os.path.abspath(prefix)
-        is_own = os.path.dirname(path) in (f"{home.root}/envs", f"{home.path}/envs")
-        if not is_own:
+        if not _is_of_store(home, prefix):
             if not os.path.islink(path) or word_of(home.root, path) is None:
                 raise EnvmgrError(f"{path} is no link to an environment of envmgr")
             os.unlink(path)

@@ -108,10 +108,23 @@ def say(text: str) -> int:
 
 
 def say_json(document: object) -> int:
-    """Write one JSON document to standard output as conda does."""
-    import json  # noqa: PLC0415 - activation does without
+    """Write one JSON document to standard output, laid out as conda does."""
+    return say(f"{_json(document, chr(10))}\n")
 
-    return say(json.dumps(document, indent=2) + "\n")
+
+def _json(value: object, margin: str) -> str:
+    """Return JSON text; importing ``json`` would take a third of the time that a listing takes."""
+    inner = f"{margin}  "
+    if isinstance(value, dict) and value:
+        body = f",{inner}".join(f"{_json(key, inner)}: {_json(it, inner)}" for key, it in value.items())
+        return f"{{{inner}{body}{margin}}}"
+    if isinstance(value, list) and value:
+        return f"[{inner}{f',{inner}'.join(_json(it, inner) for it in value)}{margin}]"
+    if isinstance(value, str) and value.isascii() and value.isprintable():
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    import json  # noqa: PLC0415
+
+    return json.dumps(value)
 
 
 def _fail(error: EnvmgrError, *, is_json: bool) -> int:
