@@ -18,6 +18,7 @@ import argparse
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +34,7 @@ CHECKOUT = Path(__file__).resolve().parent.parent
 EXAMPLES = CHECKOUT / "examples"
 _SPEC = EXAMPLES / "site" / "environment.yml"
 _PROGRAMS = ("envmgr", "envmgr-python")
+_PATIENCE_S = 30
 
 
 class Site:
@@ -54,7 +56,8 @@ class Site:
         """Return the variables of somebody at the site, whose home is `home` and whose store is at `root`.
 
         Nothing of this process's own environment manager or Python is in them. Ray's servers ask for no token, tell
-        nobody that they run, and write below ``$HOME/ray`` (``--temp-dir``, which must be short: sockets lie there).
+        nobody that they run, end at once when told to, and write below ``$HOME/ray`` (``--temp-dir``, which must be
+        short: sockets lie there).
         """
         foreign = ("ENVMGR_", "CONDA_", "MAMBA_", "PYTHON", "RAY_", "SPARK_", "PYSPARK_", "MLFLOW_", "VIRTUAL_ENV")
         base = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
@@ -65,6 +68,7 @@ class Site:
             "PYTHONPATH": str(self._directory / "packages"),
             "PYTHONDONTWRITEBYTECODE": "1",
             "RAY_AUTH_MODE": "disabled",
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
             "SPARK_LOCAL_IP": "127.0.0.1",
         }
@@ -103,18 +107,32 @@ def lacking(expected: str, output: str) -> str | None:
 
 
 def run(name: str, variables: Mapping[str, str], work: Path, *, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """Run an example to its end, in `work`; its output is kept, and what it says on standard error, too."""
+    """Run an example to its end, in `work`; its output is kept, and what it says on standard error, too.
+
+    Where it takes too long it is told to end, with all that it has started in its session, and a while later killed.
+    """
     work.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        [EXAMPLES / name / "run"],
+    command = [os.fspath(EXAMPLES / name / "run")]
+    with subprocess.Popen(
+        command,
         env={**variables, "WORK": str(work)},
         cwd=work,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=timeout_s,
-        check=False,
-    )
+        start_new_session=True,
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=timeout_s)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.communicate(timeout=_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
 def names() -> list[str]:
