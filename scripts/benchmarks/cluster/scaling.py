@@ -38,7 +38,7 @@ _SPARE_DESCRIPTORS = 200
 _PATIENCE_S = 300.0
 _SETTLE_S = 3.0
 _SOLVE_S = 1.0
-_HEAP = ("-Xms64m", "-Xmx768m")
+_HEAP = ("-Xms64m", "-Xmx3g")  # 10,000 hosts that all read the lockfile at once took more than 768 MB
 _TICK_MS = 2_000
 """ZooKeeper's own default. With short ticks a server that is busy with 10,000 hosts for a second counts as gone."""
 _COUNTS_AGREE = 0.03
