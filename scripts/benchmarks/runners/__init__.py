@@ -1,0 +1,1 @@
+"""What the systems that run code pay for their environments: one module for each."""
