@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -116,8 +117,10 @@ def test_an_environment_with_ray_of_its_own_uses_that(cluster: Cluster, site: Si
 
 def test_what_cannot_be_had_or_used_is_said_within_seconds(cluster: Cluster, tmp_path: Path) -> None:
     """Each user reads why in a RuntimeEnvSetupError, in envmgr's own words; no task is left waiting."""
-    packages = {f"lib/python3.9/site-packages/{name}/x": "" for name in ("x-1.dist-info",)}
-    fabricate(tmp_path / "channel", "elder", "1", files={"bin/python": "#!/bin/sh\nexit 0\n", **packages})
+    python = f'#!/bin/sh\nexec {sys.executable} "$@"\n'
+    fabricate(
+        tmp_path / "channel", "elder", "1", files={"bin/python": python, "lib/python3.9/site-packages/README": ""}
+    )
     fabricate(tmp_path / "channel", "bare", "1")
     index(tmp_path / "channel")
     channels = [(tmp_path / "channel").as_uri(), "nodefaults"]
@@ -146,7 +149,7 @@ def test_the_lease_outlives_the_driver_and_ends_with_the_last_worker(cluster: Cl
     assert prefix.endswith(name)
     refused = _envmgr(cluster, "remove", name)
     assert refused.returncode == envmgr.EnvironmentInUse.exit_code, refused.stderr
-    assert "python" in refused.stderr
+    assert "(ray::Holder)" in refused.stderr
     cluster.answer(DRIVER, "release")
     deadline = time.monotonic() + LIMIT_S
     while (done := _envmgr(cluster, "remove", name)).returncode != 0:
@@ -172,7 +175,7 @@ def test_a_setup_that_ray_gives_up_leaves_nothing_running(cluster: Cluster) -> N
             while connection.recv(1 << 16):
                 pass
     (found,) = _tasks(cluster, ({**value, "envmgr": {"spec": spec, "timeout_s": 0.5}}, None))
-    assert "OperationTimedOut" in found["text"] or "Network" in found["text"], found
+    assert "envmgr.errors.TimedOut: not ready within 0.5 s" in found["text"]
 
 
 def test_a_node_without_the_plugin_does_not_run_it_in_a_wrong_python(cluster: Cluster) -> None:
