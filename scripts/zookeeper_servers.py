@@ -9,7 +9,8 @@ dies with the thread that started it. ::
 
 They are quick rather than safe: nothing is synced to disk, so an ensemble whose processes are all killed keeps what it
 had, and one whose machine fails does not. Ports are taken at random outside the kernel's range for outgoing
-connections; a port that somebody takes in between is noticed when the server ends, and the next try takes others.
+connections and Ray's for its workers; a port that somebody takes in between is noticed when the server ends, and the
+next try takes others.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ _JVM = (
     "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
     "-Djava.net.preferIPv4Stack=true",
 )
-_PORTS = range(15_000, 30_000)
+_PORTS = range(20_000, 30_000)
 _START_S = 30.0
 _PAUSE_S = 0.02
 _ANSWER_S = 2.0

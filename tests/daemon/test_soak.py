@@ -36,10 +36,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 def test_a_round_holds() -> None:
-    """Twenty seconds of random requests and faults, by a seed: every environment is whole or absent, nothing stays."""
+    """Twelve seconds of random requests and faults, by a seed: every environment is whole or absent, nothing stays."""
     environ = {**os.environ, "PYTHONPATH": f"{CHECKOUT / 'scripts'}:{CHECKOUT / 'tests'}"}
     done = subprocess.run(
-        [sys.executable, "-m", "soaking", "--minutes", "0.3", "--seed", "20260", "--only", "faults"],
+        [sys.executable, "-m", "soaking", "--minutes", "0.2", "--seed", "20260", "--only", "faults"],
         env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

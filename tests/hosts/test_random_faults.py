@@ -15,5 +15,5 @@ pytestmark = pytest.mark.slow
 def test_a_seeded_run(new_cluster: Callable[..., Cluster]) -> None:
     """Whatever happens in a few rounds: afterwards every host is as it should be, and the history holds."""
     run = Run(make_cluster(new_cluster, 4), 20261)
-    run.rounds(15, round_s=7)
+    run.rounds(11, round_s=5)
     assert run.did["declared"]
