@@ -16,6 +16,7 @@ from typing import NoReturn, Protocol
 from benchmarks import claiming, creating, fetching, report, serving, sharing, starting, workspace
 from benchmarks.cluster import coordinating, growth, scaling
 from benchmarks.measuring import BenchError, Figure
+from benchmarks.runners import condahome, raying
 from benchmarks.workspace import Workspace, say
 
 
@@ -38,6 +39,8 @@ GROUPS: dict[str, Group] = {
     "slow": sharing.slow_download,
     "waiting": sharing.waiting,
     "fetch": fetching.fetch_once,
+    "condahome": condahome.calls,
+    "ray": raying.starting,
     "socket": serving.round_trips,
     "requests": serving.throughput,
     "memory": serving.memory,
