@@ -28,15 +28,17 @@ context.build_result([{
 
 ON_RAY = """
 from pyjava.api.mlsql import RayContext
+from ray.job_config import JobConfig
 
 ray_context = RayContext.connect(globals(), %(url)r%(options)s)
 
 def echo(row):
-    import sys
+    import importlib.util, os, sys
     return {
         "ProductName": str(row["Busn_A"]) + "_jackm",
         "SubProduct": str(row["Busn_B"]) + "_product",
-        "python": sys.executable,
+        "environment": os.path.basename(sys.prefix),
+        "has_humanize": importlib.util.find_spec("humanize") is not None,
     }
 
 ray_context.foreach(echo)
@@ -70,8 +72,7 @@ def on_ray(factory: PythonWorkerFactory, url: str, runtime_env: str | None) -> N
     """Run a cell that gives the rows to Ray, and fetch what Ray made of them; two partitions."""
     options = ""
     if runtime_env is not None:
-        config = f"__import__('ray').job_config.JobConfig(runtime_env={json.loads(runtime_env)!r})"
-        options = f", job_config={config}"
+        options = f", job_config=JobConfig(runtime_env={json.loads(runtime_env)!r})"
     with closing(factory.worker()) as worker:
         partitions = [serve(DATA[:2]), serve(DATA[2:])]
         servers = worker.run(
@@ -79,7 +80,7 @@ def on_ray(factory: PythonWorkerFactory, url: str, runtime_env: str | None) -> N
         )
         for server in servers:
             for row in fetch(server):
-                print(row["_0"], row["_1"], "by", row["_2"])
+                print(row["_0"], row["_1"], "in", row["_2"], "with humanize" if row["_3"] else "")
 
 
 def main() -> None:
