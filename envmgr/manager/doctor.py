@@ -47,6 +47,7 @@ def examine(context: Context, *, only: str | None = None, quarantine: bool = Fal
         "filesystem": lambda: _filesystem(context),
         "disk": lambda: _disk(context),
         "memory": lambda: _memory(context),
+        "limits": _limits,
         "clock": lambda: _clock(context),
         "envs": lambda: _foreign(context.layout, quarantine=quarantine),
         "records": lambda: _publications(context.layout),
@@ -115,6 +116,16 @@ def _memory(context: Context) -> Iterator[Finding]:
         )  # fmt: skip
     else:
         yield Finding("memory", "ok", "the memory of builds is bounded (builder_memory_bytes)")
+
+
+def _limits() -> Iterator[Finding]:
+    """Tell what keeps the limits of a program that is run from here (``envmgr run --memory --cores``)."""
+    try:
+        cgroups.base(controllers=("memory", "cpu"))
+    except cgroups.Unavailable as error:
+        yield Finding("limits", "ok", f"limits of programs run from here are kept by envmgr, not by a cgroup: {error}")
+    else:
+        yield Finding("limits", "ok", "limits of programs run from here are kept by the kernel, in a cgroup")
 
 
 def _clock(context: Context) -> Iterator[Finding]:

@@ -91,12 +91,38 @@ def test_what_is_not_ours_is_left_as_it_is(kernel: Kernel) -> None:
     kernel.enter("none.service")
     with pytest.raises(Unavailable, match="No such file"):
         cgroups.base(kernel.proc)
+    kernel.enter("bare.service")
+    with pytest.raises(Unavailable, match=r"the controllers memory and cpu are not .*Delegate=memory cpu"):
+        cgroups.base(kernel.proc, controllers=("memory", "cpu"))
     (kernel.proc / "mountinfo").write_text("25 1 0:5 / /proc rw - proc proc rw\n")
     with pytest.raises(Unavailable, match="version 2"):
         cgroups.base(kernel.proc)
     assert sorted(path.name for path in kernel.root.glob("*/*")) == sorted(
         2 * ["cgroup.controllers", "cgroup.procs", "cgroup.subtree_control"]
     )
+
+
+@pytest.mark.parametrize(
+    ("subtree", "written"), [("", "+memory +cpu"), ("memory", "+cpu"), ("cpu memory", "cpu memory\n")]
+)
+def test_only_controllers_that_are_needed_are_handed_down(kernel: Kernel, subtree: str, written: str) -> None:
+    """A program's limits may need the CPU controller, too; what is handed down already is left as it is."""
+    unit = kernel.cgroup(UNIT, controllers="cpu memory", subtree=subtree)
+    kernel.cgroup(f"{UNIT}/leaf")
+    kernel.enter(f"{UNIT}/leaf")
+    assert cgroups.base(kernel.proc, controllers=("memory", "cpu")) == unit
+    assert (unit / "cgroup.subtree_control").read_text() == written
+
+
+def test_a_group_of_a_program(tmp_path: Path) -> None:
+    """Memory, CPUs, or both; what has no limit is not written, and a peak that no kernel tells is not known."""
+    group = Group(tmp_path, None, 3, kind="run")
+    (path,) = tmp_path.glob(f"envmgr-run-{os.getpid()}-*")
+    assert {entry.name: entry.read_text() for entry in path.iterdir()} == {"cpu.max": "300000 100000"}
+    assert group.peak_bytes is None
+    (path / "memory.peak").write_text("4711\n")
+    assert group.peak_bytes == 4711
+    assert group.members == path / "cgroup.procs"
 
 
 def test_an_empty_group_of_a_killed_process_is_removed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import example_site
 import pytest
 from example_site import Site
 from places import CHECKOUT
+from program_store import Programs
 
 SETTINGS = 'default_channels = ["{}"]\nuse_condarc = false\nmin_free_bytes = 0\nmin_free_inodes = 0\n'
 
@@ -48,3 +49,12 @@ def run_example(site: Site, user: dict[str, str], tmp_path: Path) -> Callable[..
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """A store with one small environment; tests may use but not change it."""
+    made = Programs(tmp_path_factory.mktemp("programs"))
+    made.make()
+    yield made
+    made.clear()

@@ -100,7 +100,15 @@ def _plainly(environment: Environment, command: Sequence[str], **options: Any) -
 class Limited:
     """One run within limits, as a context: from the place that it takes to the end of the last of its processes."""
 
-    def __init__(self, environment: Environment, limits: Limits, report: Reporter | None = None) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        limits: Limits,
+        report: Reporter | None = None,
+        *,
+        find_cgroup: Callable[..., Path] = cgroups.base,
+    ) -> None:
+        self._find_cgroup = find_cgroup
         self._environment = environment
         self._limits = limits
         self._report = report
@@ -119,7 +127,7 @@ class Limited:
             if limits.instances is not None:
                 self._instances = [_instance(self._environment, limits.instances, limits.wait_s, self._report)]
             _hold(held, self._instances)
-            self._group, self._why_not = _group(limits)
+            self._group, self._why_not = _group(limits, self._find_cgroup)
             if self._group is not None:
                 held.callback(self._group.remove)
             elif limits.cores is not None:
@@ -212,7 +220,7 @@ def _instance(environment: Environment, count: int, wait_s: float, report: Repor
     return slots.instance(paths, wait_s=wait_s, on_wait=say)
 
 
-def _group(limits: Limits, find: Callable[..., Path] = cgroups.base) -> tuple[cgroups.Group | None, str | None]:
+def _group(limits: Limits, find: Callable[..., Path]) -> tuple[cgroups.Group | None, str | None]:
     """Return a cgroup that keeps the limits, or why there is none."""
     controllers = [controller for limit, controller in _NEEDED.items() if getattr(limits, limit) is not None]
     if not controllers:

@@ -42,7 +42,7 @@ GRACE_S = 5.0
 PATIENCE_S = 10.0
 _LOOK_S = 0.05
 _SHARE = 20
-"""A look at the tree's memory is followed by at least so many times what it took."""
+"""A look at the tree's memory is followed by at least so many times the time of CPU that it took."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _HIGH_FD = 100
@@ -117,10 +117,11 @@ class _Supervisor:
         while tree.reap(self._note) and self._status is None:
             now = time.monotonic()
             if look_at is not None and now >= look_at:
+                began_s = time.process_time()  # of the CPU: on a busy host it is looked no less often
                 if self._is_over_memory(memory_bytes):
                     return
-                looked, now = now, time.monotonic()
-                look_at = now + max(_LOOK_S, _SHARE * (now - looked))
+                now = time.monotonic()
+                look_at = now + max(_LOOK_S, _SHARE * (time.process_time() - began_s))
             if until is not None and now >= until:
                 if self._over is not None:
                     return
