@@ -52,8 +52,8 @@ def lint(
     if not wanted or not set(wanted) <= set(lint_.SYSTEMS):
         given = f"--for {systems!r} names no system" if systems else "--for is missing"
         raise UsageError(given, hint=f"some of {', '.join(lint_.SYSTEMS)}")
-    name, known = _known(call, x)
     site = _site(ray, python)
+    name, known = _known(call, x)
     findings = lint_.lint(known, wanted, site)
     is_suitable = all(finding.level != "error" for finding in findings)
     call.answer(

@@ -65,6 +65,16 @@ class Known:
             for alternatives in self.requirements.get(name, ())
         )
 
+    def mentioned(self, name: str) -> set[str]:
+        """Return the versions that are asked for by name, of a distribution."""
+        texts = {
+            specifier.version
+            for alternatives in self.requirements.get(name, ())
+            for specifiers in alternatives
+            for specifier in specifiers
+        }
+        return {text for text in texts if not text.endswith("*")}
+
     def shown(self, name: str) -> str:
         """Return a distribution with its version, or with what is asked for."""
         if name in self.versions:

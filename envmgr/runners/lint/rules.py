@@ -103,8 +103,10 @@ def _other_ray(known: Known, site: Site) -> Certainty | None:
         return None
     if not known.allows("ray", site.ray):
         return "certain"
-    others = ("0.1", "99.0", f"{site.ray}.1", _next_minor(site.ray))
-    return "may" if not known.is_exact and any(known.allows("ray", other) for other in others) else None
+    if known.is_exact:
+        return None
+    others = {"0.1", "99.0", f"{site.ray}.1", _next_minor(site.ray), *known.mentioned("ray")} - {site.ray}
+    return "may" if any(known.allows("ray", other) for other in others) else None
 
 
 def _next_minor(version: str) -> str:
@@ -216,7 +218,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "no-pyarrow", ("pyspark",), "pyarrow", _missing("pyarrow", brought_by=("mlflow",)),
-        "it has no pyarrow: pandas UDFs, Arrow's exchange and toPandas with it do not work",
+        "it has no pyarrow: UDFs of SQL (all, since Spark 4.2) and Arrow's exchange do not work",
         "add pandas and pyarrow, unless nobody uses these", level="warning",
     ),
     Rule(
