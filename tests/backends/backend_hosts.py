@@ -60,8 +60,10 @@ class Built:
 class Host:
     """One host's store as the backend sees it: caches that stay, and a new directory for each build."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, **defaults: Any) -> None:
+        """`defaults` go to every request that does not say otherwise."""
         self.root = root
+        self.defaults = defaults
         self.packages = root / "pkgs"
         self.last: Built | None = None
         self._count = 0
@@ -92,7 +94,7 @@ class Host:
             "machine_class": SUBDIR,
             "network": network,
         }
-        return BuildRequest(**{**values, **changes})
+        return BuildRequest(**{**values, **self.defaults, **changes})
 
     def run(
         self,

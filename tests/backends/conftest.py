@@ -4,15 +4,30 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import carried_conda
 import pytest
 from backend_hosts import Host
 from demo.packages import fabricate, index
 
 
+@pytest.fixture(scope="session")
+def site_conda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real conda: this host's own, or the one that conda-lock carries."""
+    own = carried_conda.found()
+    if own is not None:
+        return own.path
+    if (lack := carried_conda.missing()) is not None:
+        pytest.skip(lack)
+    return carried_conda.install(tmp_path_factory.mktemp("conda") / "home")
+
+
 @pytest.fixture
-def host(tmp_path: Path) -> Host:
-    """One host with empty caches."""
-    return Host(tmp_path / "store")
+def host(request: pytest.FixtureRequest, tmp_path: Path) -> Host:
+    """One host with empty caches; its backend is rattler, or what a test's parameter says."""
+    if getattr(request, "param", "rattler") == "rattler":
+        return Host(tmp_path / "store")
+    conda = request.getfixturevalue("site_conda")
+    return Host(tmp_path / "store", backend=request.param, conda_executable=str(conda))
 
 
 @pytest.fixture(scope="session")

@@ -26,11 +26,17 @@ from envmgr.errors import (
 )
 from envmgr.wire.pipe import Channel, Network
 
+EVERY_BACKEND = pytest.mark.parametrize(
+    "host", ["rattler", pytest.param("conda", marks=pytest.mark.slow)], indirect=True
+)
+"""rattler, and the site's conda where this host has one; else the one that conda-lock carries."""
+
 
 def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
+@EVERY_BACKEND
 def test_a_build_solves_fetches_and_links(host: Host, channel: Path) -> None:
     """From a channel on disk: the newest packages, linked; result, lockfile, log and events tell of it."""
     built = host.build(channel.as_uri(), conda=("app", "tool"))
@@ -53,6 +59,7 @@ def test_a_build_solves_fetches_and_links(host: Host, channel: Path) -> None:
     ]  # fmt: skip
 
 
+@EVERY_BACKEND
 def test_a_lockfile_is_installed_without_its_channels_index(host: Host, channel: Path) -> None:
     """With the lockfile of another build, nothing is solved or fetched again, and the same packages come out."""
     first = host.build(channel.as_uri(), conda=("app",))
@@ -70,6 +77,7 @@ def test_a_lockfile_is_installed_without_its_channels_index(host: Host, channel:
     assert records[0] == records[1]
 
 
+@EVERY_BACKEND
 def test_prefixes_share_inodes_with_the_cache(host: Host, channel: Path) -> None:
     """Files are hard links to the unpacked package, without a right to write; records name the cache's entry."""
     one = host.build(channel.as_uri(), conda=("tool",))
@@ -92,6 +100,7 @@ def test_the_prefix_is_read_only_and_readable_to_all(host: Host, channel: Path) 
         assert mode & 0o444 == 0o444, path
 
 
+@EVERY_BACKEND
 def test_conda_finds_history_state_and_frozen(host: Host, channel: Path) -> None:
     """What was asked for, the variables, and the mark that forbids changes stand where conda reads them."""
     built = host.build(channel.as_uri(), conda=("app >=1", "lib"), variables=(("KEY", "a b"),))
@@ -245,6 +254,7 @@ def test_exclude_newer_hides_what_came_later(host: Host, channel: Path) -> None:
 
 
 @pytest.mark.slow
+@EVERY_BACKEND
 def test_link_scripts_run_only_where_allowed(host: Host, tmp_path: Path) -> None:
     """A post-link script is skipped and named, unless its package may run it; one that fails fails the build."""
     directory = tmp_path / "chan"
