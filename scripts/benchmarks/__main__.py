@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 from benchmarks import claiming, creating, fetching, report, serving, sharing, starting, workspace
 from benchmarks.cluster import coordinating, growth, scaling
 from benchmarks.measuring import BenchError, Figure
-from benchmarks.runners import condahome, raying
+from benchmarks.runners import condahome, program, pyjava, raying
 from benchmarks.workspace import Workspace, say
 
 
@@ -41,6 +41,7 @@ GROUPS: dict[str, Group] = {
     "fetch": fetching.fetch_once,
     "condahome": condahome.calls,
     "ray": raying.starting,
+    "pyjava": pyjava.starting,
     "socket": serving.round_trips,
     "requests": serving.throughput,
     "memory": serving.memory,
@@ -50,6 +51,7 @@ GROUPS: dict[str, Group] = {
     "coordination": coordinating.coordination,
     "declared": coordinating.declared,
     "agents": scaling.agents,
+    "run": program.starting,
 }
 
 
