@@ -262,7 +262,7 @@ def test_what_an_environment_has(conda: CondaHome, tmp_path: Path) -> None:
 
 def test_other_commands_are_refused(conda: CondaHome) -> None:
     """They say what is answered and which setting hands them on."""
-    for words in (("install", "-n", N, "numpy"), ("update", "--all"), ("env", "export"), ("env", "list", "--unknown")):
+    for words in (("install", "-n", N, "numpy"), ("update", "--all"), ("env", "export"), ("info", "numpy")):
         answer = conda(*words)
         assert (answer.code, answer.out) == (1, "")
         assert "pass_conda_commands" in answer.err

@@ -227,12 +227,13 @@ def _remove(home: Home, words: Words) -> int:
             f"{word} is an environment itself, which others may use", hint=f"envmgr remove {word}, or no one at all: "
             "envmgr frees what has not been used for long",
         )  # fmt: skip
-    if failures.take(word):
+    alias = names.alias(word)
+    if failures.take(alias):
         return _dropped(words, f"{word} could not be created a moment ago: there is nothing to remove")
     add_site_packages()
     from envmgr import wiring
 
-    name = wiring.front(home.root).remove_alias(names.alias(word))
+    name = wiring.front(home.root).remove_alias(alias)
     return _dropped(words, f"{word} is gone; {name} stays for whoever uses it")
 
 

@@ -236,7 +236,13 @@ def lease_of(home: Home, given: str) -> ready.Lease:
 
 def _env_list(home: Home, arguments: "list[str]") -> int:
     words = read(arguments, {})
+    _check_alone(words)
     return _list(home, is_json=words.is_json)
+
+
+def _check_alone(words: Words) -> None:
+    if words.rest:
+        raise NotAnsweredError(words.rest[0])
 
 
 def _list(home: Home, *, is_json: bool) -> int:
@@ -253,6 +259,7 @@ def _list(home: Home, *, is_json: bool) -> int:
 
 def _info(home: Home, arguments: "list[str]") -> int:
     words = read(arguments, {"-e": "envs", "--envs": "envs", "-a": "", "--all": "", "--base": "base"})
+    _check_alone(words)
     if words.has("base"):
         return say(f"{home.path}\n")
     if words.has("envs") and not words.is_json:
