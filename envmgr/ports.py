@@ -71,6 +71,12 @@ class Backend(Protocol):
     def probe(self, channel: Channel, network: Network, subdir: str) -> str | None:
         """Look whether a channel answers; return what is wrong with it, or ``None``."""
 
+    def site_conda(self, executable: str | None) -> str:
+        """Return in words which conda, mamba or micromamba the setting ``conda_executable`` leads to.
+
+        Raises `envmgr.errors.UsageError` when there is none.
+        """
+
 
 class Claim(Protocol):
     """A lock held in the cluster; it can be lost at any moment, and says so before anybody else can have it."""

@@ -105,6 +105,12 @@ class Spawner:
         finally:
             _insist(builder.end)
 
+    def site_conda(self, executable: str | None) -> str:
+        """Return which conda builds would be made with; see `envmgr.ports.Backend.site_conda`."""
+        from envmgr.backends.conda import executable as finding  # noqa: PLC0415 - for the few stores that need it
+
+        return str(finding.find(executable, dict(finding.surroundings(os.environ))))
+
     def _cgroup_for(self, request: BuildRequest) -> Path | None:
         """Return where a build's memory can be bounded, or ``None`` where it need not or cannot be."""
         if request.memory_bytes:

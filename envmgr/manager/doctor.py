@@ -55,6 +55,7 @@ def examine(context: Context, *, only: str | None = None, quarantine: bool = Fal
         "leases": lambda: _exclusive_holders(context.layout),
         "builds": lambda: _leftovers(context.layout),
         "cache": lambda: _cache(context.layout),
+        "backend": lambda: _backend(context),
         "channel": lambda: _channels(context),
     }
     if only is not None and only not in checks:
@@ -208,6 +209,19 @@ def _cache(layout: Layout) -> Iterator[Finding]:
         directory = layout.packages / name
         if directory.is_dir():
             yield Finding("cache", "ok", f"{len(os.listdir(directory))} entries in pkgs/{name}")
+
+
+def _backend(context: Context) -> Iterator[Finding]:
+    """Tell which conda is used, where it is the site's own."""
+    settings = context.settings
+    if settings.backend == "rattler":
+        return
+    try:
+        found = context.backend.site_conda(settings.conda_executable)
+    except EnvmgrError as error:
+        yield Finding("backend", "error", error.message, error.hint)
+    else:
+        yield Finding("backend", "ok", f"{settings.backend}: {found}")
 
 
 def _channels(context: Context) -> Iterator[Finding]:

@@ -68,6 +68,9 @@ class Instant:
     def probe(self, channel: Channel, network: Network, subdir: str) -> str | None:  # noqa: ARG002 - the port's
         return None
 
+    def site_conda(self, executable: str | None) -> str:
+        return f"conda 0.0 ({executable})"
+
 
 @functools.cache
 def _digest(lock_text: str, subdir: str) -> str:

@@ -95,6 +95,21 @@ def test_package_caches_are_what_it_says(tmp_path: Path) -> None:
         package_caches(silent, {})
 
 
+def test_doctor_tells_which(tmp_path: Path) -> None:
+    """With this backend the check names executable and version, or says that there is none."""
+    path = install(tmp_path / "bin", says="conda 24.1.0")
+    command = [sys.executable, "-m", "envmgr", "doctor", "--only", "backend", "--json"]
+    given = {"PATH": "/nonexistent", "HOME": str(tmp_path), "ENVMGR_ROOT": str(tmp_path / "store")}
+    found = []
+    for executable_path in (path, tmp_path / "none"):
+        environ = {**given, "ENVMGR_BACKEND": "conda", "ENVMGR_CONDA_EXECUTABLE": str(executable_path)}
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+        (one,) = json.loads(done.stdout)["findings"]
+        found.append((done.returncode == 0, one["status"], one["message"]))
+    assert found[0] == (True, "ok", f"conda: conda 24.1.0 ({path})")
+    assert found[1][:2] == (False, "error")
+
+
 # ------------------------------------------------------------------------------------------------------ one at a time
 
 

@@ -78,6 +78,9 @@ class FakeBackend:
     def probe(self, channel: Channel, network: Network, subdir: str) -> str | None:  # noqa: ARG002 - the port's
         return None
 
+    def site_conda(self, executable: str | None) -> str:
+        return f"conda 0.0 ({executable})"
+
     def _in_child(
         self,
         request: BuildRequest,
