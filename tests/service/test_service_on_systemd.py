@@ -6,6 +6,7 @@ The tests share one host and leave its service running; each makes the environme
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from envmgr.errors import EnvironmentNotFound
 
 pytestmark = pytest.mark.slow
 
+HOME = "/opt/envmgr/condahome"
 _CAPABILITIES = 1 << 2 | 1 << 19  # CAP_DAC_READ_SEARCH, CAP_SYS_PTRACE
 _USE = """\
 import sys, envmgr
@@ -259,6 +261,30 @@ def test_credentials(host: ServiceHost) -> None:
     assert host.box.run("grep", "-rlE", "user:word|password", f"{STORE}/envs/{name}/../..", f"{STORE}/names")[1] == ""
 
 
+def test_conda_home(host: ServiceHost) -> None:
+    """Of one home, installed by root, all users create, list and activate under their own names, and each drops his."""
+    host.ready("root", "condahome", "install", HOME)
+    conda = f"{HOME}/bin/conda"
+    spec = host.spec("app", "lib")
+    for user, how in (("alice", "was built"), ("bob", "is there already")):
+        said = host.box.ok(conda, "env", "create", "-n", f"mlflow-{user}-77", "--file", spec, user=user)
+        assert how in said.splitlines()[-1]
+    listed = json.loads(host.box.ok(conda, "env", "list", "--json", user="bob"))["envs"]
+    assert {"mlflow-alice-77", "mlflow-bob-77"} <= {path.rpartition("/")[2] for path in listed}
+    activate = f"source {HOME}/bin/activate mlflow-alice-77 && lib-says"
+    assert host.box.ok("bash", "-c", activate, user="bob") == "lib"
+    code, _, said = host.box.run(conda, "env", "create", "-n", "mlflow-alice-77", "-f", host.spec("lib"), user="bob")
+    assert (code, "made from another spec" in said) == (1, True)
+    code, _, said = host.box.run(conda, "env", "remove", "-y", "-n", "mlflow-alice-77", user="bob")
+    assert (code, "administrator" in said) == (1, True)
+    assert "is gone" in host.box.ok(conda, "env", "remove", "-y", "-n", "mlflow-bob-77", user="bob")
+    assert host.box.ok("bash", "-c", activate, user="bob") == "lib"
+    # The home is no user's to change, and mallory has no way in, but reads what is ready.
+    assert host.box.sh(f"find {HOME} -not -user root -o -perm /o=w -not -type l") == ""
+    assert host.box.run(conda, "env", "create", "-n", "m", "-f", spec, user="mallory")[0] == 1
+    assert host.box.ok("bash", "-c", activate, user="mallory") == "lib"
+
+
 def test_upgrade_in_place(host: ServiceHost) -> None:
     """An upgrade changes the daemon's version and process, and nothing for environments and the jobs in them."""
     name = host.ready("alice", "create", host.spec("app"))["name"]
@@ -268,6 +294,7 @@ def test_upgrade_in_place(host: ServiceHost) -> None:
     job.stdin.write("before\n")
     job.stdin.flush()
     assert line(job) == "before"
+    host.ready("root", "condahome", "install", HOME)
     pid = host.main_pid
     # By the installed one itself: what it was made from need not stay.
     upgraded = host.install(program="/usr/local/bin/envmgr")
@@ -283,6 +310,9 @@ def test_upgrade_in_place(host: ServiceHost) -> None:
     assert host.envmgr("carol", "remove", name).error["code"] == "in_use"
     assert ended(job, "after\n").out == "after\n"
     assert host.ready("alice", "create", host.spec("app"))["built"] is False
+    # A conda home of the version before is one of this version now.
+    assert "/opt/envmgr/current/" in host.box.path(f"{HOME}/bin/conda").read_text()
+    assert name in host.box.ok(f"{HOME}/bin/conda", "env", "list", user="alice")
 
 
 def test_runtime(host: ServiceHost) -> None:
