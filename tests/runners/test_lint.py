@@ -127,7 +127,8 @@ class TestSpecs:
     @pytest.mark.parametrize(
         ("pandas", "expected"),
         [
-            ("pandas", {"pandas-3?"}), ("pandas<3", set()), ("pandas>=3", {"pandas-3"}), ("pandas==3.0.1", {"pandas-3"}),
+            ("pandas", {"pandas-3?"}), ("pandas<3", set()), ("pandas>=3", {"pandas-3"}),
+            ("pandas==3.0.1", {"pandas-3"}),
             ("pandas>=2", {"pandas-3?"}), ("pandas==1.5.3", set()), ("pandas==2.0.1", set()), ("pandas~=2.1", set()),
         ],
     )  # fmt: skip
