@@ -78,12 +78,14 @@ class Declared:
             self._service.manager.remove_alias(alias)
 
     def share(self, settings: Mapping[str, object]) -> tuple[str, ...]:
-        _, problems = overlay(self._service.settings, settings)
+        unread: tuple[str, ...] = ()
         try:
             self._service.reload()  # it reads them from where the agent remembers them
         except EnvmgrError as error:
-            return (*problems, f"the settings could not be read again: {error.message}")
-        return problems
+            unread = (f"the settings could not be read again: {error.message}",)
+        # Those in force have them already; what is wrong with them is found again all the same.
+        _, problems = overlay(self._service.settings, settings)
+        return (*problems, *unread)
 
     # ------------------------------------------------------------------------------------------------------ long work
 

@@ -145,7 +145,12 @@ def load(
 
 
 def _without_credentials(layer: Layer) -> Layer:
-    return {key: found for key, found in layer.items() if not is_credential(BY_KEY[key], found[0])}
+    # Whoever would speak to the cluster's ZooKeeper without its password is told so (`endpoint.of_settings`).
+    return {
+        key: found
+        for key, found in layer.items()
+        if key.startswith("zookeeper_") or not is_credential(BY_KEY[key], found[0])
+    }
 
 
 def _machine_class(found: tuple[object, tuple[Source, ...]], subdir: str) -> tuple[object, tuple[Source, ...]]:

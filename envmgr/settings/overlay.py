@@ -1,15 +1,20 @@
 """The settings that the hosts of a cluster share, laid over those of one host.
 
-The cluster's values win, tables entry by entry, as a later source's do. A value that this host cannot read, or that is
-not cluster-wide, is left out and told of: the host's own stays in force, and the cluster shows which hosts those are.
+The cluster's values win, tables entry by entry, as a later source's do. Two kinds of exceptions are told of, and the
+cluster shows which hosts those are:
+
+* A value that this host cannot read, or that is not cluster-wide, is left out: the host's own stays in force.
+* What the host's own files forbid its users (`_STRICTER`) stays forbidden, whatever the cluster allows. A default does
+  not count. What the cluster itself declares is an administrator's wish, which ``allow_sdists`` does not bind, as ever;
+  and a refusal by a setting is never published as a failure that all hosts would meet.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from envmgr.errors import UsageError
 from envmgr.settings.schema import BY_KEY
@@ -17,6 +22,19 @@ from envmgr.settings.sources import CLUSTER, DEFAULT, Source, convert
 
 if TYPE_CHECKING:
     from envmgr.settings.loading import Settings
+
+
+def _both_allow(own: tuple[str, ...] | None, shared: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    """Return what both lists have; ``None`` has everything."""
+    if own is None or shared is None:
+        return shared if own is None else own
+    return tuple(name for name in shared if name in own)
+
+
+_STRICTER: Mapping[str, Callable[[Any, Any], object]] = {
+    "allow_sdists": _both_allow,
+    "allow_md5": lambda own, shared: own and shared,
+}
 
 
 def overlay(settings: Settings, shared: Mapping[str, object]) -> tuple[Settings, tuple[str, ...]]:
@@ -42,6 +60,11 @@ def overlay(settings: Settings, shared: Mapping[str, object]) -> tuple[Settings,
         if entry.kind.is_table and isinstance(below, Mapping) and isinstance(found, Mapping):
             values[key] = {**below, **found}
             sources[key] = (*(it for it in sources.get(key, ()) if it != DEFAULT), source)
+        elif key in _STRICTER and (own := [it for it in sources.get(key, ()) if it != DEFAULT and it.file != CLUSTER]):
+            values[key] = _STRICTER[key](below, found)
+            sources[key] = (*own, source)
+            if values[key] != found:
+                problems.append(f"{source}: {', '.join(map(str, own))} allows less on this host, and that holds")
         else:
             values[key] = found
             sources[key] = (source,)

@@ -269,6 +269,21 @@ class TestSettings:
             assert "s3cret" not in str(bad.value.to_json())
             assert bad.value.fields["setting"] == "zookeeper_auth_file"
 
+    @pytest.mark.parametrize("key", ["auth_file", "ca_file", "cert_file", "key_file"])
+    @pytest.mark.parametrize(("mode", "hint"), [("personal", "zookeeper = []"), ("service", "LoadCredential=zk:")])
+    def test_what_only_the_service_is_given(self, tmp_path: Path, key: str, mode: settings.Mode, hint: str) -> None:
+        """Nobody goes to the tree without the password or the certificate that the host's file speaks of."""
+        (tmp_path / "envmgr").mkdir()
+        whole = {f"zookeeper_{it}_file": f"/nowhere/{it}" for it in ("ca", "cert", "key")}
+        lines = {**whole, f"zookeeper_{key}": "credential:zk"}
+        text = "".join(f'{it} = "{value}"\n' for it, value in lines.items())
+        (tmp_path / "envmgr" / "settings.toml").write_text(f'zookeeper = ["zk1:2181"]\n{text}')
+        found = settings.load(root=None, mode=mode, environ={}, home=tmp_path, etc=tmp_path)
+        with pytest.raises(UsageError, match="credential:zk is given to the service alone") as refused:
+            endpoint_.of_settings(found)
+        assert refused.value.fields["setting"] == f"zookeeper_{key}"
+        assert hint in str(refused.value.hint)
+
     @pytest.mark.parametrize(
         ("values", "setting"),
         [
@@ -302,7 +317,7 @@ def everything(client: KazooClient, path: str) -> Iterator[str]:
 
 def free_port() -> int:
     """Return a port that nobody listens on, outside the kernel's range for outgoing connections."""
-    for port in random.SystemRandom().sample(range(10_000, 15_000), 100):
+    for port in random.SystemRandom().sample(range(30_000, 32_000), 100):
         with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
             return port
     raise RuntimeError("no port")

@@ -47,6 +47,23 @@ def test_what_this_host_cannot_read_is_left_out_and_told() -> None:
     assert all(any(key in problem for problem in problems) for key in ("channel_priority", "of_tomorrow", "offline"))
 
 
+def test_what_the_host_forbids_stays_forbidden() -> None:
+    """Where the host's own sources say it, not by default; it is told, and it stays so when it is laid over again."""
+    shared = {"allow_sdists": "all", "allow_md5": True}
+    assert overlay(_own(), shared)[0].allow_sdists is None
+    found, problems = overlay(_own(allow_sdists="a,b", allow_md5="false"), shared)
+    assert (found.allow_sdists, found.allow_md5) == (("a", "b"), False)
+    assert [problem.split(": ")[1] for problem in problems] == ["allow_md5", "allow_sdists"]
+    assert "$ENVMGR_ALLOW_SDISTS allows less on this host" in problems[1]
+    again, same = overlay(found, shared)
+    assert (again.allow_sdists, again.sources, same) == (found.allow_sdists, found.sources, problems)
+    narrower, problems = overlay(_own(allow_sdists="a,b"), {"allow_sdists": ["b", "c"]})
+    assert narrower.allow_sdists == ("b",)
+    assert len(problems) == 1
+    wider, problems = overlay(_own(allow_sdists="all"), {"allow_sdists": ["b"]})
+    assert (wider.allow_sdists, problems) == (("b",), ())
+
+
 def test_nothing_shared_changes_nothing() -> None:
     """Without shared values every value and source stays."""
     own = _own(channel_priority="flexible")

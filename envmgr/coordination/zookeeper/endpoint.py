@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from envmgr.errors import PermissionRefused, UsageError
+from envmgr.settings.kinds import CREDENTIAL
 
 if TYPE_CHECKING:
     from envmgr.settings import Settings
@@ -57,6 +58,8 @@ def of_settings(settings: Settings) -> Endpoint | None:
             hint="zookeeper_session_s is 1 s or more, and three ticks of the servers or more",
             setting="zookeeper_session_s",
         )
+    for key in ("zookeeper_ca_file", "zookeeper_cert_file", "zookeeper_key_file", "zookeeper_auth_file"):
+        _check_given(settings, key)
     for key in ("zookeeper_ca_file", "zookeeper_cert_file", "zookeeper_key_file"):
         _check_readable(key, getattr(settings, key))
     auth_file = settings.zookeeper_auth_file
@@ -69,6 +72,22 @@ def of_settings(settings: Settings) -> Endpoint | None:
         cert_file=settings.zookeeper_cert_file,
         key_file=settings.zookeeper_key_file,
     )
+
+
+def _check_given(settings: Settings, key: str) -> None:
+    path: str | None = getattr(settings, key)
+    if path is not None and path.startswith(CREDENTIAL):
+        name = path[len(CREDENTIAL) :]
+        hint = (
+            "zookeeper = [] in its settings.toml: a store of your own that is in no cluster"
+            if settings.mode == "personal"
+            else f"the daemon has it if its unit loads it: LoadCredential={name}:/its/path"
+        )
+        raise UsageError(
+            f"{settings.source_text(key)}: {path} is given to the service alone; nobody else gets to the cluster by it",
+            hint=hint,
+            setting=key,
+        )
 
 
 def _check_readable(key: str, path: str | None) -> None:
