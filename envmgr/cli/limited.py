@@ -4,8 +4,9 @@ Signals that other processes send here (`FORWARDED`) go to the command. What a t
 group has got already, the command included. Meanwhile nothing here handles any: the command decides what they mean.
 
 This process is a subreaper: should the supervisor (`envmgr.runners.program.supervisor`) be killed, the orphans come
-here, and are ended here. Standard input is let go of, and output, too, once the command has them; but for ``--json``,
-whose record of an error goes there.
+here, and are ended here; but for children that it had when it became this program (``server & exec envmgr run …``).
+Standard input is let go of, and output, too, once the command has them; but for ``--json``, whose record of an error
+goes there.
 """
 
 from __future__ import annotations
@@ -47,14 +48,19 @@ def run(call: Call, lease: Lease, command: Sequence[str], limits: Limits) -> int
 
     with Limited(Environment(lease), limits, say) as limited:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)
+        signal.signal(
+            signal.SIGCHLD, signal.SIG_DFL
+        )  # where our parent ignored it, the kernel would not tell of an end
+        inherited = tree.below(os.getpid())
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        program = limited.start(command, blocks=sorted(map(int, before)), inherits_all=True)
         try:
-            ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-            program = limited.start(command, blocks=sorted(map(int, before)), inherits_all=True)
             _let_go(keeps_output=call.is_json)
             _follow(program)
             status = limited.finished().status
         finally:
-            tree.end_all(lambda _pid, _status: None, patience_s=_PATIENCE_S)
+            if program.was_lost:
+                tree.end_all(lambda _pid, _status: None, patience_s=_PATIENCE_S, spared=inherited)
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return status if status >= 0 else _end_by(-status)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from fakes.processes import no_process_left
-from program_store import BARE, LIMIT_S, Programs, is_gone, until
+from program_store import BARE, ENVMGR, LIMIT_S, Programs, is_gone, until
 
 import envmgr
 from envmgr import cgroups
@@ -26,7 +26,7 @@ from envmgr.runners.program.supervising import Supervised
 MIB = 1 << 20
 DAEMON = """
 import os, signal, sys, time
-def daemon():  # a grandchild in a session of its own, whose parent has ended, and that clears its environment
+def daemon():  # a grandchild in a session of its own, whose parent has ended; "bare" without an environment
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -34,7 +34,7 @@ def daemon():  # a grandchild in a session of its own, whose parent has ended, a
             with open(sys.argv[1], "w") as file:
                 file.write(str(os.getpid()))
             os.rename(sys.argv[1], sys.argv[1] + ".pid")
-            time.sleep(300)
+            os.execve("/bin/sleep", ["sleep", "300"], {} if sys.argv[2:] else os.environ)
         os._exit(0)
     os.wait()
     while not os.path.exists(sys.argv[1] + ".pid"):
@@ -210,7 +210,7 @@ class TestNothingIsLeft:
         note = tmp_path / "note"
         with no_process_left():
             done = envmgr.run(
-                "tiny", [*BARE, f"{DAEMON}sys.exit(4)", str(note)], root=programs.root, limits=envmgr.Limits()
+                "tiny", [*BARE, f"{DAEMON}sys.exit(4)", str(note), "bare"], root=programs.root, limits=envmgr.Limits()
             )
             assert done.status == 4
             assert is_gone(daemon_pid(note))
@@ -218,7 +218,7 @@ class TestNothingIsLeft:
     @contextlib.contextmanager
     def started(self, programs: Programs, note: Path) -> Iterator[subprocess.Popen[str]]:
         text = f"{DAEMON}print(os.getppid(), os.getpid(), flush=True)\ntime.sleep(300)"
-        process = programs.start("tiny", "--wall", "1h", "--", *BARE, text, str(note))
+        process = programs.start("tiny", "--wall", "1h", "--", *BARE, text, str(note), "bare")
         try:
             yield process
         finally:
@@ -239,6 +239,19 @@ class TestNothingIsLeft:
                 assert (process.returncode, "its supervisor was" in err) == (1, True)
             else:
                 assert process.returncode == -signal.SIGKILL
+
+    def test_what_was_there_before_stays(self, programs: Programs) -> None:
+        """A script that becomes ``envmgr run`` keeps the children that it had; an ignored SIGCHLD is no trouble."""
+        script = "trap '' CHLD; sleep 300 >&- & echo $!; exec \"$@\""
+        for text, status in (("import sys; sys.exit(3)", 3), ("import os; os.kill(os.getppid(), 9)", 1)):
+            words = [ENVMGR, "run", "tiny", "--wall", "1h", "--", *BARE, text]
+            done = subprocess.run(
+                ["sh", "-c", script, "sh", *words], env=programs.environ(), stdout=subprocess.PIPE, timeout=LIMIT_S,
+                check=False,
+            )  # fmt: skip
+            assert done.returncode == status
+            assert not is_gone(int(done.stdout))
+            os.kill(int(done.stdout), signal.SIGKILL)
 
     def test_the_supervisor_of_a_library_call(self, programs: Programs, tmp_path: Path) -> None:
         """A program cannot be the parent of what is left there; it is found by its mark, and the call fails."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from envmgr import cgroups, client
-from envmgr.errors import LimitExceeded, UsageError
+from envmgr.errors import LimitExceeded, UnsuitableFilesystem, UsageError
 from envmgr.events import Event, counted
 from envmgr.runners.program import slots
 from envmgr.runners.program.limits import Finished, Limits
@@ -131,7 +131,7 @@ class Limited:
             if self._group is not None:
                 held.callback(self._group.remove)
             elif limits.cores is not None:
-                self._cpus, self._promises = slots.cpus(slots.directory(), limits.cores)
+                self._cpus, self._promises = slots.cpus(_place(), limits.cores)
             _hold(held, self._promises)
             self._held = held.pop_all()
         return self
@@ -207,6 +207,12 @@ class Limited:
 def _hold(held: contextlib.ExitStack, fds: Sequence[int]) -> None:
     for fd in fds:
         held.callback(os.close, fd)
+
+
+def _place() -> Path | None:
+    with contextlib.suppress(UnsuitableFilesystem):
+        return slots.directory()
+    return None
 
 
 def _instance(environment: Environment, count: int, wait_s: float, report: Reporter | None) -> int:

@@ -94,13 +94,16 @@ def instance(paths: Sequence[Path], *, wait_s: float, on_wait: Callable[[], None
         time.sleep(min(left_s, _LOOK_S))
 
 
-def cpus(place: Path, count: int) -> tuple[list[int], list[int]]:
-    """Take the `count` CPUs that were promised to the fewest; return them, and the descriptors of the promises."""
+def cpus(place: Path | None, count: int) -> tuple[list[int], list[int]]:
+    """Take the `count` CPUs that were promised to the fewest; return them, and the descriptors of the promises.
+
+    Without a `place`, any of them.
+    """
     allowed = sorted(os.sched_getaffinity(0))
     found: list[int] = []
     held: list[int] = []
-    if count >= len(allowed):
-        return allowed, held
+    if count >= len(allowed) or place is None:
+        return allowed[:count], held
     for cpu, fd in _promises(place, allowed):
         found.append(cpu)
         held.append(fd)
@@ -115,9 +118,13 @@ def _promises(place: Path, allowed: Sequence[int]) -> Iterator[tuple[int, int]]:
     promised: set[int] = set()
     for level in range(_LEVELS):
         for cpu in allowed:
-            if cpu not in promised and (fd := _take(place / f"envmgr-cpu-{cpu}-{level}")) is not None:
-                promised.add(cpu)
-                yield cpu, fd
+            if cpu in promised:
+                continue
+            with contextlib.suppress(PermissionRefused):  # what others put there keeps nobody from running
+                fd = _take(place / f"envmgr-cpu-{cpu}-{level}")
+                if fd is not None:
+                    promised.add(cpu)
+                    yield cpu, fd
 
 
 def _take(path: Path) -> int | None:

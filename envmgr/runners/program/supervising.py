@@ -49,6 +49,8 @@ class Supervised:
         """
         self._mark = uuid.uuid4().hex
         self._is_over = False
+        self.was_lost = False
+        """Whether the supervisor ended without an answer."""
         whole = {
             **request,
             "command": list(command),
@@ -105,6 +107,7 @@ class Supervised:
             while block := os.read(self._answer, _READ_BYTES):
                 text += block
         if not text:
+            self.was_lost = True
             self.end()
             raise EnvmgrError(
                 "the program was ended, since its supervisor was (by SIGKILL, or it crashed)",

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from envmgr.store import orphans
 
@@ -87,12 +87,17 @@ def reap(on_end: Callable[[int, int], None]) -> bool:
         on_end(pid, status)
 
 
-def end_all(on_end: Callable[[int, int], None], *, patience_s: float) -> tuple[int, ...]:
-    """Kill all that is below this process and wait until they are gone; return who did not go within `patience_s`."""
+def end_all(on_end: Callable[[int, int], None], *, patience_s: float, spared: Collection[int] = ()) -> tuple[int, ...]:
+    """Kill all that is below this process and wait until they are gone; return who did not go within `patience_s`.
+
+    Not the `spared` and what is below them: children that this process had before it became this program.
+    """
     until = time.monotonic() + patience_s
     pause_s = _FIRST_PAUSE_S
     while reap(on_end):
-        family = _descendants(os.getpid())
+        family = _descendants(os.getpid(), spared)
+        if spared and not family:
+            return ()
         for process in family:
             with contextlib.suppress(PermissionError):  # of another user: it goes by itself, or is told of
                 orphans.kill(process)
@@ -103,10 +108,11 @@ def end_all(on_end: Callable[[int, int], None], *, patience_s: float) -> tuple[i
     return ()
 
 
-def _descendants(root: int) -> list[orphans.Process]:
+def _descendants(root: int, spared: Collection[int] = ()) -> list[orphans.Process]:
     children: dict[int, list[orphans.Process]] = {}
     for process in orphans.processes():
-        children.setdefault(process.parent, []).append(process)
+        if process.pid not in spared:
+            children.setdefault(process.parent, []).append(process)
     found: list[orphans.Process] = []
     todo = [root]
     while todo:
