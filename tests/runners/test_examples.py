@@ -17,6 +17,7 @@ from envmgr.cli.app import command
 from envmgr.settings import schema
 
 EXAMPLES = CHECKOUT / "examples"
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
 INDEX = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 NOT_RUN = [path for name in ("kubernetes", "yarn", "orca") for path in sorted((EXAMPLES / name).iterdir())]
@@ -38,6 +39,14 @@ def test_each_example_says_what_it_is(name: str) -> None:
         return
     assert not (directory / "expected.txt").exists()
     assert "not run" in text.lower() or "scripts/" in text
+
+
+def test_each_system_is_in_the_readme() -> None:
+    """The README's table has a row for each example, with its lines of configuration."""
+    table = re.findall(r"^\|[^|]+\|([^|]+)\| \[([\w-]+)\]\(examples/([\w-]+)/README\.md\) \|$", README, re.MULTILINE)
+    assert sorted(name for _, name, _ in table) == sorted(set(NAMES) - {"site", "quickstart"})
+    for configuration, name, folder in table:
+        assert (name, configuration.count("<br>")) == (folder, 1)
 
 
 def test_the_index_names_no_others() -> None:
