@@ -35,6 +35,9 @@ SpecFile = Annotated[
         metavar="FILE|-", show_default=False, help="A spec (conda YAML, or a conda-lock.yml); - is standard input."
     ),
 ]
+NewAlias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="A name of your own.")]
+Alias = Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)]
+Move = Annotated[bool, typer.Option("--move", help="Take it from the environment that has it.")]
 Timeout = Annotated[
     str | None,
     typer.Option("--timeout", metavar="SECONDS", show_default=False, help="Give up after so long (exit code 8)."),

@@ -72,9 +72,9 @@ def remove(
 
 def set_alias(
     context: typer.Context,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False, help="A new name of your own.")],
+    alias: options.NewAlias,
     x: options.Environment,
-    move: Annotated[bool, typer.Option("--move", help="Take it from the environment that has it.")] = False,
+    move: options.Move = False,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -102,7 +102,7 @@ def list_aliases(context: typer.Context, as_json: options.AsJson = False, quiet:
 
 def remove_alias(
     context: typer.Context,
-    alias: Annotated[str, typer.Argument(metavar="ALIAS", show_default=False)],
+    alias: options.Alias,
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
