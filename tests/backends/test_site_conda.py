@@ -259,6 +259,15 @@ def test_credentials_are_in_no_list_of_processes(host: Host, standing_in: Path, 
     assert "me:secret@channel.invalid" in condarc.read_text()
 
 
+def test_a_mirror_is_asked_and_the_channel_locked(host: Host, standing_in: Path, channel: Path) -> None:
+    """conda looks for a channel at its first mirror; the lockfile has the channel's own URL, as with rattler."""
+    mirrors = (("https://channel.invalid", (channel.parent.as_uri(), "https://other.invalid")),)
+    made = host.build(f"https://channel.invalid/{channel.name}", conda=("app",), action="lock", mirrors=mirrors)
+    assert calls(standing_in)[0]["argv"][-2:] == [channel.as_uri(), "app"]
+    urls = [one.url for one in lockfile.parse(made.locked[0], SUBDIR).packages]
+    assert [url.rpartition("/")[0].rpartition("/")[0] for url in urls] == ["https://channel.invalid/chan"] * 2
+
+
 def test_an_answer_beyond_the_request_is_refused(host: Host, standing_in: Path, tmp_path: Path, channel: Path) -> None:
     """A package from a channel that nobody asked for, and one that conda has from nowhere, are errors."""
     other = tmp_path / "other"

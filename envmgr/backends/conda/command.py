@@ -9,7 +9,8 @@ count (`SURROUNDINGS`).
 Channels are given by names of ours (``envmgr-0``, …) that stand for their URLs in a configuration file of the build,
 which takes the place of the one that ``$CONDARC`` names and has all that is in it. So ``channel::package`` means the
 channel that the settings mean, and credentials appear in no list of processes. mamba 2 and micromamba get a channel of
-one URL without credentials by that URL. How priorities work is conda's own affair: a strict one counts before a
+one URL without credentials by that URL. A channel that has mirrors is looked for at the first; lockfiles have its own
+URL. How priorities work is conda's own affair: a strict one counts before a
 requirement's own channel, and the URLs of one channel are tiers of their own, other than with rattler.
 
 Standard output, which is the answer, goes into a file: a tool's two streams are one in the log, and warnings would tear
@@ -26,6 +27,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from envmgr.backends.conda.answers import failure, last_object
 from envmgr.backends.conda.executable import PASSED_ON, SURROUNDINGS, Conda
+from envmgr.backends.rattler.network import candidates
 from envmgr.errors import BuildFailed
 from envmgr.events import Event, Phase, Reporter
 from envmgr.lockfile import strip_credentials
@@ -88,11 +90,11 @@ class Caller:
         names = []
         for number, channel in enumerate(self._request.channels):
             name = f"envmgr-{number}"
-            is_plain = len(channel.urls) == 1 and strip_credentials(channel.urls[0]) == channel.urls[0]
-            if self.conda.is_libmamba and is_plain:
-                name = channel.urls[0]
+            places = [self._place(url) for url in channel.urls]
+            if self.conda.is_libmamba and len(places) == 1 and strip_credentials(places[0]) == places[0]:
+                name = places[0]
             else:
-                many[name] = list(channel.urls)
+                many[name] = places
             names.append(name)
         document = self._own_document()
         known = document.get("custom_multichannels")
@@ -103,6 +105,20 @@ class Caller:
                 {**document, "custom_multichannels": {**known, **many} if isinstance(known, dict) else many}, file
             )
         return tuple(names)
+
+    def original(self, url: str) -> str:
+        """Return a package's URL, without credentials, where the channel is and not the mirror that conda was told."""
+        url = strip_credentials(url)
+        for channel in self._request.channels:
+            for known in channel.urls:
+                place = f"{strip_credentials(self._place(known))}/"
+                if url.startswith(place):
+                    return f"{strip_credentials(known).rstrip('/')}/{url[len(place) :]}"
+        return url
+
+    def _place(self, url: str) -> str:
+        """Return where conda looks for a channel: at its first mirror, if the settings have one."""
+        return candidates(f"{url.rstrip('/')}/", self._request.network)[0].rstrip("/")
 
     def _own_document(self) -> Mapping[str, object]:
         """Return what stands in the file that ``$CONDARC`` names, in whose place ours comes."""

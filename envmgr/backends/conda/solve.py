@@ -26,6 +26,7 @@ from envmgr.events import Event, Reporter
 from envmgr.lockfile import strip_credentials
 from envmgr.lockfile.comparison import conda_name
 from envmgr.model import LockedPackage, VirtualPackage
+from envmgr.settings.redact import redact
 
 if TYPE_CHECKING:
     from envmgr.backends.conda.command import Caller
@@ -66,9 +67,9 @@ def solve(
             doing=f"cannot solve for {request.subdir}",
             environ=_overrides(packages, report),
         )
-    records = _records(answer)
+    records = [{**record, "url": caller.original(_url(record))} for record in _records(answer)]
     _check_channels(records, request)
-    sizes = {url: size for record in records if (url := _url(record)) and isinstance(size := record.get("size"), int)}
+    sizes = {_url(record): size for record in records if isinstance(size := record.get("size"), int)}
     return solving.solution(map(_locked, records), request.conda, sizes)
 
 
@@ -105,7 +106,7 @@ def _objects(value: object) -> Sequence[Mapping[str, object]]:
 
 
 def _url(record: Mapping[str, object]) -> str:
-    return strip_credentials(str(record.get("url") or ""))
+    return str(record.get("url") or "")
 
 
 def _check_channels(records: Iterable[Mapping[str, object]], request: BuildRequest) -> None:
@@ -120,7 +121,7 @@ def _check_channels(records: Iterable[Mapping[str, object]], request: BuildReque
         allowed = urls.get(wanted.get(name, ""), every)
         if not _url(record).startswith(allowed):
             raise BuildFailed(
-                f"the site's conda takes {name} from {_url(record)}, which is none of the channels asked for",
+                f"the site's conda takes {name} from {redact(_url(record))}, which is none of the channels asked for",
                 hint="its .condarc redirects a channel; setting mirrors or backend = rattler",
             )
 
