@@ -16,7 +16,7 @@ from typing import NoReturn, Protocol
 from benchmarks import claiming, creating, fetching, report, serving, sharing, starting, workspace
 from benchmarks.cluster import coordinating, growth, scaling
 from benchmarks.measuring import BenchError, Figure
-from benchmarks.runners import condahome, program, pyjava, raying
+from benchmarks.runners import condahome, packing, program, pyjava, raying, sparking
 from benchmarks.workspace import Workspace, say
 
 
@@ -40,6 +40,8 @@ GROUPS: dict[str, Group] = {
     "waiting": sharing.waiting,
     "fetch": fetching.fetch_once,
     "condahome": condahome.calls,
+    "spark": sparking.starting,
+    "pack": packing.packing,
     "ray": raying.starting,
     "pyjava": pyjava.starting,
     "socket": serving.round_trips,

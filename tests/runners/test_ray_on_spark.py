@@ -17,28 +17,27 @@ pytestmark = [pytest.mark.runners, pytest.mark.slow]
 
 
 def test_example(run_example: Callable[..., str], site: Site, user: dict[str, str], tmp_path: Path) -> None:
-    """examples/ray-on-spark: while it computes, the head and both Ray nodes on the executors use the environment."""
-    raylets: set[int] = set()
+    """examples/ray-on-spark: while it computes, the head and both Ray nodes on the executors hold the lease."""
+    nodes: set[int] = set()
     with ThreadPoolExecutor(1) as pool:
         example = pool.submit(run_example, "ray-on-spark", timeout_s=270)
-        while len(raylets) < 3 and not wait([example], timeout=1).done:
-            raylets |= _raylets(site, user, tmp_path / "work")
+        while len(nodes) < 3 and not wait([example], timeout=1).done:
+            nodes |= _ray_nodes(site, user, tmp_path / "work")
         example.result()
-    assert len(raylets) >= 3
-    assert not any(Path(f"/proc/{pid}").exists() for pid in raylets)
+    assert len(nodes) >= 3
+    assert not any(Path(f"/proc/{pid}").exists() for pid in nodes)
 
 
-def _raylets(site: Site, user: dict[str, str], work: Path) -> set[int]:
-    """Return the raylets of the example in `work` among those who use the site's environment."""
+def _ray_nodes(site: Site, user: dict[str, str], work: Path) -> set[int]:
+    """Return what keeps the Ray nodes of the example in `work`, among those who hold a lease of the site."""
     shown = subprocess.run(
         ["envmgr", "--root", site.environment.prefix.parents[3], "show", "site", "--json"],
         env=user, stdout=subprocess.PIPE, check=True,
     )  # fmt: skip
     found: set[int] = set()
-    for one in json.loads(shown.stdout)["used_by"]:
-        if Path(one["command"].split(" ")[0]).name == "raylet":
-            with contextlib.suppress(FileNotFoundError):
-                variables = Path(f"/proc/{one['pid']}/environ").read_bytes().split(b"\0")
-                if os.fsencode(f"WORK={work}") in variables:
-                    found.add(one["pid"])
+    for pid in [one["pid"] for one in json.loads(shown.stdout)["used_by"]]:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            variables, command = (Path(f"/proc/{pid}/{what}").read_bytes() for what in ("environ", "cmdline"))
+            if os.fsencode(f"WORK={work}") in variables.split(b"\0") and b"ray.util.spark.start_ray_node" in command:
+                found.add(pid)
     return found
