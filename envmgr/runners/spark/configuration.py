@@ -18,7 +18,9 @@ as ``python driver.py`` takes the executors' interpreter from ``PYSPARK_PYTHON``
 ``PYSPARK_SUBMIT_ARGS``. Without a driver's interpreter of its own spark-submit would start the driver, too, with
 ``spark.pyspark.python``, but without those variables: so one is always named.
 
-Not tried: YARN and Kubernetes. Source: Spark 4.3, python/pyspark/core/context.py, python/pyspark/java_gateway.py,
+Not tried: YARN, Kubernetes, Spark Connect (whose sessions have working directories of their own, without the file).
+
+Source: Spark 4.3, python/pyspark/core/context.py, python/pyspark/java_gateway.py,
 core/…/deploy/PythonRunner.scala, docs/running-on-yarn.md, docs/running-on-kubernetes.md.
 """
 
