@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from answers import Answer, ended
 from conda_homes import SPEC, CondaHome
 
+import envmgr
 from envmgr import ready
 from envmgr.backends.conda import exclusive
 from envmgr.errors import UsageError
@@ -98,6 +100,19 @@ def test_listing(conda: CondaHome) -> None:
     assert info["envs_dirs"] == [str(conda.root / "envs")]
     assert info["active_prefix"] is None
     assert "base environment" in conda.ok("info")
+
+
+@pytest.mark.parametrize("words", [("env", "list", "--json"), ("info", "--json"), ("shell.posix", "activate", N)])
+def test_asking_imports_little(conda: CondaHome, words: tuple[str, ...]) -> None:
+    """Neither site-packages nor what takes milliseconds of the standard library: these calls come before every job."""
+    program = (
+        "import atexit, sys; sys.path.insert(0, sys.argv.pop(1)); from envmgr.runners.condahome import program; "
+        "atexit.register(lambda: print(*sys.modules, file=sys.stderr)); program.main(*sys.argv[1:])"
+    )
+    packages = Path(envmgr.__file__).parent.parent
+    answer = ended(conda.start(sys.executable, "-I", "-S", "-c", program, packages, conda.path, conda.root, *words))
+    assert answer.code == 0, answer.err
+    assert {"site", "json", "re", "typing", "pathlib", "dataclasses", "enum"}.isdisjoint(answer.err.split())
 
 
 # ------------------------------------------------------------------------------------------------------------- making

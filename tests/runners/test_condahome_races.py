@@ -53,7 +53,10 @@ def test_many_callers(conda: CondaHome) -> None:
 
 
 def test_a_caller_is_killed(conda: CondaHome) -> None:
-    """SIGKILL in the middle of a build: nothing is listed, and the next caller builds."""
+    """SIGKILL in the middle of a build: nothing is listed, the next caller builds, and the first's clean-up takes nothing.
+
+    The engine is this process for the first caller, and a shell for the second.
+    """
     file = conda.spec("training")
     process = conda.start(conda.path / "bin" / "conda", "env", "create", "-n", "mine", "--file", file)
     with process:
@@ -65,7 +68,9 @@ def test_a_caller_is_killed(conda: CondaHome) -> None:
         process.stdout.read()
         assert process.wait() == -signal.SIGKILL
     assert json.loads(conda.ok("env", "list", "--json")) == {"envs": []}
-    assert "was built" in conda.ok("env", "create", "-n", "mine", "--file", file)
+    engine = f'"{conda.path}/bin/conda" env create -n mine --file "{file}"; exit $?'
+    assert "was built" in conda.shell(engine, shell=("sh", "-c")).out
+    assert "nothing to remove" in conda.ok("env", "remove", "-y", "-n", "mine")
     assert os.access(conda.path / "envs" / "mine" / "bin" / "python", os.X_OK)
     assert len(conda.builds()) == 1
 

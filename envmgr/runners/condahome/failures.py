@@ -1,12 +1,13 @@
-"""Remembers for a minute that a process failed to create an environment, so that its clean-up takes nobody else's.
+"""Remembers that a process failed to create an environment, so that its clean-up takes nobody else's.
 
 MLSQL and MLflow answer a failed ``conda env create -n N`` with ``conda env remove -n N``, in order to clear away what
 they left half-made. Nothing is half-made here; but meanwhile N may be what another engine has made, and the loser of
 that race would take it away. So the first removal of N by the process whose creation of N failed does nothing.
 
-The process is the one that called conda (its pid and when it started), and the note an empty file in a directory of the
-user's own. Where there is no place for it, a removal is taken at its word: no more is lost than an alias, which the
-next creation sets again.
+The process is the one that called conda (its pid and when it started), and the note a file in a directory of the user's
+own: empty, it counts for a minute after a failure; with a word in it, somebody creates, or was killed while he did.
+Where there is no place for it, a removal is taken at its word: no more is lost than an alias, which the next creation
+sets again.
 """
 
 import os
@@ -16,25 +17,39 @@ import time
 _VALID_S = 60.0
 
 
+def begin(word: str) -> None:
+    """Note that the caller of this process has `word` created; `remember` or `take` says how it ended."""
+    _write(word, b"begun\n")
+
+
 def remember(word: str) -> None:
     """Note that the caller of this process could not create `word`."""
-    path = _note(word)
-    if path is not None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-        os.utime(path)
+    _write(word, b"")
 
 
 def take(word: str) -> bool:
-    """Tell whether the caller of this process failed to create `word` a moment ago, and forget it."""
+    """Tell whether the caller of this process failed to create `word`, and forget it."""
     path = _note(word)
     if path is None:
         return False
     try:
-        age_s = time.time() - os.stat(path, follow_symlinks=False).st_mtime
+        found = os.stat(path, follow_symlinks=False)
         os.unlink(path)
     except OSError:
         return False
-    return age_s < _VALID_S
+    return found.st_size > 0 or time.time() - found.st_mtime < _VALID_S
+
+
+def _write(word: str, text: bytes) -> None:
+    path = _note(word)
+    if path is None:
+        return
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        os.write(fd, text)
+        os.utime(fd)
+    finally:
+        os.close(fd)
 
 
 def _note(word: str) -> "str | None":

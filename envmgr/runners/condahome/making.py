@@ -92,7 +92,7 @@ def _create(home: Home, words: Words, spec: "Asked", named: "Callable[[], str]")
             failures.take(alias)
             return _created(environment, f"{home.root}/envs/{alias}", words)
     except EnvmgrError:
-        if sys.stdin is None or not sys.stdin.isatty():  # people mean what they say next
+        if not _is_for_people():
             failures.remember(alias)
         raise
 
@@ -130,6 +130,8 @@ def _ensure(home: Home, spec: "Asked", alias: "str | None", words: Words) -> "En
     add_site_packages()
     from envmgr.interruption import signals_raise
 
+    if alias is not None and not _is_for_people():
+        failures.begin(alias)
     is_quiet = words.is_json or words.is_quiet
     given = _spec_like(spec)
     try:
@@ -143,6 +145,11 @@ def _ensure(home: Home, spec: "Asked", alias: "str | None", words: Words) -> "En
             )  # fmt: skip
     except EnvmgrError as error:
         raise _explained(error, alias) from error
+
+
+def _is_for_people() -> bool:
+    """Tell whether somebody types: then what he says next is meant, and no clean-up."""
+    return sys.stdin is not None and sys.stdin.isatty()
 
 
 def _explained(error: EnvmgrError, alias: "str | None") -> EnvmgrError:

@@ -122,6 +122,8 @@ def _json(value: object, margin: str) -> str:
         return f"[{inner}{f',{inner}'.join(_json(it, inner) for it in value)}{margin}]"
     if isinstance(value, str) and value.isascii() and value.isprintable():
         return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     import json  # noqa: PLC0415
 
     return json.dumps(value)

@@ -12,6 +12,7 @@ import os
 from envmgr import activation, ready
 from envmgr.errors import EnvmgrError, UsageError
 from envmgr.runners import shell
+from envmgr.runners.condahome import ray_workers
 from envmgr.runners.condahome.program import Home, lease_of, word_of
 
 TYPE_CHECKING = False
@@ -48,7 +49,7 @@ def _entered(home: Home, word: str) -> str:
             if op in ("set", "unset") and key.isidentifier() and key.isascii()
         )
         held = shell.lease_script(lease.build_id, ready.lease_path(lease.root, lease.build_id))
-        return kept + held + activation.script(changes)
+        return kept + held + activation.script(changes) + ray_workers.overlay(lease.prefix)
     finally:
         lease.close()
 
