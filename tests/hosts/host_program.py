@@ -50,6 +50,7 @@ from fakes.processes import die_with_parent
 import envmgr.agent.reconcile
 import envmgr.coordination.zookeeper.claims
 import envmgr.coordination.zookeeper.coordinator
+import envmgr.coordination.zookeeper.queues
 import envmgr.daemon.member
 import envmgr.daemon.server
 import envmgr.wiring
@@ -184,7 +185,7 @@ def work(words: list[str]) -> int:
         return _hold_lease(history, *words[1:])
     recorder = Recorder(history, is_shared="STORE_SHARED" in os.environ)
     fsio.observer = recorder.step
-    envmgr.coordination.zookeeper.claims.observer = recorder.claim
+    envmgr.coordination.zookeeper.queues.observer = recorder.claim
     envmgr.agent.reconcile.FIRST_BACK_OFF_S, envmgr.agent.reconcile.LONGEST_BACK_OFF_S = _BACK_OFF_S
     _plant(os.environ.get("PLANTED"))
     orders = os.environ.get("FAKE_ORDERS")
