@@ -42,6 +42,8 @@ _arranging = threading.Lock()
 _making = threading.Lock()
 _ours: set[str] = set()
 """The names of the groups that this process has; changed under `_making`."""
+_arranged: set[Path] = set()
+"""The cgroups that this process has arranged, and left for their `_MAIN`; changed under `_arranging`."""
 
 
 class Unavailable(Exception):
@@ -151,6 +153,8 @@ def _arrange(own: Path, pid: int, controllers: Collection[Controller]) -> Path:
     # a manager's own service (user@….service) it makes some, which are units again.
     if own.parent.suffix in _UNITS and own.suffix not in _UNITS | {".slice"}:
         return _enable(own.parent, controllers)
+    if own.name == _MAIN and own.parent in _arranged:
+        return _enable(own.parent, controllers)
     _check_controllers(own, controllers)
     others = [one for one in _words(own / "cgroup.procs") if int(one) != pid]
     if others:
@@ -158,6 +162,7 @@ def _arrange(own: Path, pid: int, controllers: Collection[Controller]) -> Path:
     main = own / _MAIN
     main.mkdir(exist_ok=True)
     (main / "cgroup.procs").write_text(str(pid))
+    _arranged.add(own)
     return _enable(own, controllers)
 
 

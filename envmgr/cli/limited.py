@@ -44,7 +44,7 @@ def run(call: Call, lease: Lease, command: Sequence[str], limits: Limits) -> int
     """
 
     def say(event: Event) -> None:
-        call.say(f"waiting {event.message}")
+        call.say(event.message if event.kind == "warning" else f"waiting {event.message}")
 
     with Limited(Environment(lease), limits, say) as limited:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _WATCHED)

@@ -57,6 +57,18 @@ def test_a_delegated_service_moves_into_a_leaf(kernel: Kernel) -> None:
     assert (unit / "cgroup.subtree_control").read_text() == "+memory"
 
 
+def test_what_was_arranged_is_arranged_once(kernel: Kernel) -> None:
+    """In a container nothing is a unit: the second time, this process is in its own leaf, and goes no deeper."""
+    own = kernel.cgroup("payload", controllers="memory cpu", procs=f"{os.getpid()}\n")
+    kernel.enter("payload")
+    assert cgroups.base(kernel.proc) == own
+    kernel.enter("payload/main")
+    (own / "cgroup.subtree_control").write_text("memory\n")
+    assert cgroups.base(kernel.proc, controllers=("memory", "cpu")) == own
+    assert (own / "cgroup.subtree_control").read_text() == "+cpu"
+    assert not (own / "main/main").exists()
+
+
 @pytest.mark.parametrize("subtree", ["", "memory"])
 def test_in_a_leaf_the_unit_above_is_the_base(kernel: Kernel, subtree: str) -> None:
     """Whoever is in the leaf already, by itself or by systemd (DelegateSubgroup=), only has memory handed down."""

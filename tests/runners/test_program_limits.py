@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fakes.processes import no_process_left
+from fakes.processes import Forked, no_process_left
 from program_store import BARE, ENVMGR, LIMIT_S, Programs, is_gone, until
 
 import envmgr
@@ -196,6 +196,24 @@ class TestInstances:
         finally:
             os.umask(before)
         assert (tmp_path / "envmgr-x-0").stat().st_mode & 0o777 == 0o444
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+    def test_the_instances_of_a_host_are_of_all_its_users(self, request: pytest.FixtureRequest) -> None:
+        """Whoever made the lock, everybody sees that it is taken, and takes it when it is free."""
+        paths = slots.instance_paths(slots.directory(), slots.key("test", str(os.getpid())), 1)
+        request.addfinalizer(paths[0].unlink)
+
+        def take_as_nobody() -> None:
+            os.setuid(65534)
+            os.close(slots.instance(paths, wait_s=0, on_wait=lambda: None))
+
+        Forked(take_as_nobody).result()
+        assert paths[0].stat().st_uid == 65534
+        held = slots.instance(paths, wait_s=0, on_wait=lambda: None)
+        with pytest.raises(Busy):
+            Forked(take_as_nobody).result()
+        os.close(held)
+        Forked(take_as_nobody).result()
 
     def test_where_the_locks_are(self, tmp_path: Path) -> None:
         """A directory that not everybody shares is passed over; without any, the limit cannot be kept."""

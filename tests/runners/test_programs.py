@@ -150,6 +150,7 @@ class TestCommand:
         process = programs.start("tiny", "--", "sh", "-c", "echo $$")
         assert process.communicate(timeout=LIMIT_S)[0] == f"{process.pid}\n"
 
+    @pytest.mark.slow
     def test_the_environment_is_in_use_until_it_ends(self, tmp_path: Path) -> None:
         """Removal is refused while a program runs, with limits or without, and works afterwards."""
         own = Programs(tmp_path)

@@ -54,7 +54,8 @@ class Limits:
         """What one process may map for itself (RLIMIT_DATA) where memory is looked at only now and then.
 
         More than the limit, for programs reserve what they never touch; but so that between two looks no one process
-        can take the host's memory.
+        can take the host's memory: a program that asks for more at once gets no memory (Python: `MemoryError`), and
+        goes on or ends as it does then.
         """
         return None if self.memory_bytes is None else max(2 * self.memory_bytes, self.memory_bytes + _BACKSTOP_BYTES)
 

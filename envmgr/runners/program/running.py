@@ -55,8 +55,8 @@ def run(
     """Run a program to its end inside the environment of `spec`, which is made first if need be (`envmgr.ensure`).
 
     Its output goes where this process's does, as it comes, or to `stdout` and `stderr`; ``subprocess.PIPE`` is not
-    possible (`Environment.popen` is for that). `env` is the base of its variables. `timeout_s` bounds only what comes
-    before it starts. An exit status other than 0 is the caller's to judge.
+    possible (`Environment.popen` is for that). `env` is the base of its variables. `timeout_s` bounds only what `ensure`
+    does. An exit status other than 0 is the caller's to judge.
 
     With `limits`, be they empty, nothing that the program has started is left when this returns or raises, nor after
     this process was killed. Raises `LimitExceeded` when it was ended over one of them (``fields``: ``limit``,
@@ -192,6 +192,11 @@ class Limited:
             peak_bytes = self._group.peak_bytes
             if self._group.has_run_out:
                 over = {"limit": "memory_bytes", "value": self._limits.memory_bytes, "used": peak_bytes}
+        if answer["left"] and self._report is not None:
+            pids = ", ".join(map(str, answer["left"]))
+            self._report(
+                Event("warning", "wait", f"processes of the program do not die, or are another user's: {pids}")
+            )
         if over is not None:
             raise _exceeded(over, self.mechanisms[over["limit"]], self._why_not, answer)
         return Finished(
