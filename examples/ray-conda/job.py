@@ -8,7 +8,7 @@ import ray
 
 @ray.remote
 class Forecaster:
-    """Needs what only the environment has."""
+    """Needs what only its environment has."""
 
     def number(self) -> str:
         import humanize
@@ -19,24 +19,21 @@ class Forecaster:
         return os.path.basename(os.path.realpath(os.environ["CONDA_PREFIX"]))
 
 
-def started(conda: object) -> tuple[ray.actor.ActorHandle, str]:
-    """Start an actor in an environment; return the environment's name, too."""
+def started(conda: object) -> ray.actor.ActorHandle:
+    """Start an actor in an environment, and tell which one that is."""
     forecaster = Forecaster.options(runtime_env={"conda": conda}).remote()
-    return forecaster, ray.get(forecaster.environment.remote(), timeout=300)
+    number, environment = ray.get([forecaster.number.remote(), forecaster.environment.remote()], timeout=200)
+    print(number, "in", environment)
+    return forecaster
 
 
 ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _temp_dir=f"{os.environ['HOME']}/ray")
 
-one, name = started({"dependencies": ["pip", {"pip": ["humanize"]}]})
-print(ray.get(one.number.remote()), "in the environment that the job describes:", name)
+named = started("forecast")
+described = started({"dependencies": ["pip", {"pip": ["humanize"]}]})
 
-# Whoever looks after the environments gives it a name, and jobs say that.
-subprocess.run(["envmgr", "alias", "set", "forecast", name], check=True)
-other, again = started("forecast")
-print(ray.get(other.number.remote()), "in forecast; the same one:", again == name)
-
-removal = subprocess.run(["envmgr", "remove", name], check=False)
-print("removed while Ray's workers run:", removal.returncode == 0)
+removal = subprocess.run(["envmgr", "remove", "environment.yml"], cwd=os.path.dirname(__file__), check=False)
+print("removed while Ray's worker runs:", removal.returncode == 0)
 
 try:
     started({"dependencies": ["no-such-package"]})
