@@ -55,8 +55,8 @@ def run(
     """Run a program to its end inside the environment of `spec`, which is made first if need be (`envmgr.ensure`).
 
     Its output goes where this process's does, as it comes, or to `stdout` and `stderr`; ``subprocess.PIPE`` is not
-    possible (`Environment.popen` is for that). `env` is the base of its variables. `timeout_s` bounds only what `ensure`
-    does. An exit status other than 0 is the caller's to judge.
+    possible (`Environment.popen` is for that). `env` is the base of its variables. `timeout_s` bounds what `ensure`
+    does, no more. An exit status other than 0 is the caller's to judge.
 
     With `limits`, be they empty, nothing that the program has started is left when this returns or raises, nor after
     this process was killed. Raises `LimitExceeded` when it was ended over one of them (``fields``: ``limit``,
