@@ -232,8 +232,10 @@ def test_activation(conda: CondaHome, shell: tuple[str, ...]) -> None:
     answer = conda.shell(f'{source} && python -c "{program}"', shell=shell)
     assert answer == Answer(0, f"{prefix(conda)} {prefix(conda)}\n", "")
     text = f'. "$H/etc/profile.d/conda.sh"; a=$(env); conda activate {N} 1>&2; conda activate {N}; conda deactivate; '
-    answer = conda.shell(text + 'test "$a" = "$(env)" && conda deactivate && echo "$PATH"', shell=shell)
-    assert answer == Answer(0, f"{conda.path}/condabin:{os.defpath}\n", "")
+    environ = {"H": str(conda.path), "PATH": f"{os.defpath}:/a directory"}
+    text += 'test "$a" = "$(env)" && conda deactivate && echo "$PATH"'
+    answer = conda.shell(text, shell=shell, env=environ)
+    assert answer == Answer(0, f"{conda.path}/condabin:{environ['PATH']}\n", "")
     answer = conda.shell('. "$H/etc/profile.d/conda.sh"; conda activate nope && echo there', shell=shell)
     assert (answer.code, answer.out, answer.err.count("\n")) == (1, "", 1)
     assert "'nope'" in answer.err

@@ -53,7 +53,7 @@ def test_many_callers(conda: CondaHome) -> None:
 
 
 def test_a_caller_is_killed(conda: CondaHome) -> None:
-    """SIGKILL in the middle of a build: nothing is listed, the next caller builds, and the first's clean-up takes nothing.
+    """SIGKILL in the middle of a build: nothing is listed, the next caller builds; the first's clean-up takes nothing.
 
     The engine is this process for the first caller, and a shell for the second.
     """

@@ -3,7 +3,10 @@
 export CONDA_EXE=@HOME@/bin/conda
 case :${PATH-}: in
 *:@HOME@/condabin:*) ;;
-*) export PATH=@HOME@/condabin${PATH:+:$PATH} ;;
+*)
+    PATH=@HOME@/condabin${PATH:+:$PATH} # not behind export, where dash splits it at spaces
+    export PATH
+    ;;
 esac
 
 conda() {
