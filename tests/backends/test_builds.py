@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import carried_conda
 import pytest
 from backend_hosts import SUBDIR, Host, Limit
 from demo.packages import fabricate, index
@@ -26,17 +27,20 @@ from envmgr.errors import (
 )
 from envmgr.wire.pipe import Channel, Network
 
-EVERY_BACKEND = pytest.mark.parametrize(
-    "host", ["rattler", pytest.param("conda", marks=pytest.mark.slow)], indirect=True
+SITE_CONDA = pytest.param("conda", marks=pytest.mark.slow)
+EVERY_BACKEND = pytest.mark.parametrize("host", ["rattler", SITE_CONDA], indirect=True)
+"""rattler, and the site's conda: this host's own, else the one that conda-lock carries, which takes its time."""
+EVERY_BACKEND_HERE = pytest.mark.parametrize(
+    "host", ["rattler", *([SITE_CONDA] if carried_conda.found() else [])], indirect=True
 )
-"""rattler, and the site's conda where this host has one; else the one that conda-lock carries."""
+"""rattler, and the conda, mamba or micromamba that is installed on this host, if there is one."""
 
 
 def inode(path: Path) -> int:
     return path.stat().st_ino
 
 
-@EVERY_BACKEND
+@EVERY_BACKEND_HERE
 def test_a_build_solves_fetches_and_links(host: Host, channel: Path) -> None:
     """From a channel on disk: the newest packages, linked; result, lockfile, log and events tell of it."""
     built = host.build(channel.as_uri(), conda=("app", "tool"))
@@ -77,7 +81,7 @@ def test_a_lockfile_is_installed_without_its_channels_index(host: Host, channel:
     assert records[0] == records[1]
 
 
-@EVERY_BACKEND
+@EVERY_BACKEND_HERE
 def test_prefixes_share_inodes_with_the_cache(host: Host, channel: Path) -> None:
     """Files are hard links to the unpacked package, without a right to write; records name the cache's entry."""
     one = host.build(channel.as_uri(), conda=("tool",))
@@ -91,6 +95,7 @@ def test_prefixes_share_inodes_with_the_cache(host: Host, channel: Path) -> None
     assert record["extracted_package_dir"] == record["link"]["source"] == str(entry)
 
 
+@EVERY_BACKEND_HERE
 def test_the_prefix_is_read_only_and_readable_to_all(host: Host, channel: Path) -> None:
     """No file or directory of a finished prefix can be written; everyone can read all of it."""
     built = host.build(channel.as_uri(), conda=("app", "tool"))
@@ -100,7 +105,7 @@ def test_the_prefix_is_read_only_and_readable_to_all(host: Host, channel: Path) 
         assert mode & 0o444 == 0o444, path
 
 
-@EVERY_BACKEND
+@EVERY_BACKEND_HERE
 def test_conda_finds_history_state_and_frozen(host: Host, channel: Path) -> None:
     """What was asked for, the variables, and the mark that forbids changes stand where conda reads them."""
     built = host.build(channel.as_uri(), conda=("app >=1", "lib"), variables=(("KEY", "a b"),))
@@ -113,6 +118,7 @@ def test_conda_finds_history_state_and_frozen(host: Host, channel: Path) -> None
     assert requested == ["app >=1"]
 
 
+@EVERY_BACKEND_HERE
 def test_no_requirements_make_an_empty_environment(host: Host, channel: Path) -> None:
     """A spec without a package is an environment without packages."""
     built = host.build(channel.as_uri())
@@ -121,6 +127,7 @@ def test_no_requirements_make_an_empty_environment(host: Host, channel: Path) ->
     assert (built.prefix / "conda-meta/history").exists()
 
 
+@EVERY_BACKEND_HERE
 def test_lock_only_fetches_nothing(host: Host, channel: Path) -> None:
     """Without a pip section, the lockfile needs no package and makes no prefix."""
     locked = host.build(channel.as_uri(), conda=("app",), action="lock")
@@ -137,6 +144,7 @@ def test_the_solvers_explanation_reaches_the_caller(host: Host, channel: Path) -
         host.build(channel.as_uri(), conda=("pandas=>=1.0",))
 
 
+@EVERY_BACKEND_HERE
 def test_a_lockfile_that_does_not_meet_the_spec_is_refused(host: Host, channel: Path) -> None:
     """Versions, builds and missing packages are all named, and nothing is installed."""
     text = host.build(channel.as_uri(), conda=("app", "lib <2"), action="lock").locked[0]
@@ -148,6 +156,7 @@ def test_a_lockfile_that_does_not_meet_the_spec_is_refused(host: Host, channel: 
 
 
 @pytest.mark.slow
+@EVERY_BACKEND_HERE
 def test_virtual_packages_come_from_the_host_and_the_request(host: Host, tmp_path: Path) -> None:
     """A package for machines with CUDA is found when the request says there is one; not by the caller's variables."""
     directory = tmp_path / "chan"
@@ -171,6 +180,7 @@ def test_virtual_packages_come_from_the_host_and_the_request(host: Host, tmp_pat
 
 
 @pytest.mark.slow
+@EVERY_BACKEND_HERE
 def test_a_declared_class_is_solved_for_and_the_host_checked(host: Host, tmp_path: Path) -> None:
     """What is declared decides what is chosen, whatever the solving host has; what it lacks itself it does not install.
 

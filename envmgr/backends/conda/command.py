@@ -10,8 +10,8 @@ Channels are given by names of ours (``envmgr-0``, …) that stand for their URL
 which takes the place of the one that ``$CONDARC`` names and has all that is in it. So ``channel::package`` means the
 channel that the settings mean, and credentials appear in no list of processes. mamba 2 and micromamba get a channel of
 one URL without credentials by that URL. A channel that has mirrors is looked for at the first; lockfiles have its own
-URL. How priorities work is conda's own affair: a strict one counts before a
-requirement's own channel, and the URLs of one channel are tiers of their own, other than with rattler.
+URL. How priorities work is conda's own affair: a strict one counts before a requirement's own channel, and the URLs of
+one channel are tiers of their own, other than with rattler.
 
 Standard output, which is the answer, goes into a file: a tool's two streams are one in the log, and warnings would tear
 the JSON apart. No call takes longer than `_LONGEST_S`; a build's own deadline is usually shorter.
