@@ -200,8 +200,9 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "no-ray", ("ray",), "ray", _missing("ray"),
-        "it has no ray of its own: without it workers never start, and tasks wait for ever",
-        "envmgr's plugin puts the cluster's ray behind the environment; for Ray's own conda and py_executable add ray",
+        "it has no ray of its own: workers start only where envmgr puts the cluster's behind it (its plugin, the conda "
+        "home); elsewhere tasks wait for ever",
+        "add ray for py_executable, and for whatever else starts the interpreter by its path",
         level="warning",
     ),
     Rule(
