@@ -34,7 +34,7 @@ def ray_problems(
     problems = []
     if found.python_minor != python:
         problems.append(
-            f"it has Python {found.python_minor} and the cluster {python}: functions of one cannot be read by the other "
+            f"it has Python {found.python_minor} and the cluster {python}: neither can read the other's functions "
             f"(ask for python={python})"
         )
     own = found.version("ray")

@@ -41,7 +41,7 @@ print(f"job: {text}, in {words}")
 
 everywhere = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in ray.nodes()]
 tasks = [plural.options(scheduling_strategy=place).remote("task") for place in everywhere * 8]
-plurals, nodes, environments = map(set, zip(*ray.get(tasks, timeout=120)))
+plurals, nodes, environments = map(set, zip(*ray.get(tasks, timeout=120), strict=True))
 print(f"{len(tasks)} {plurals.pop()}, nodes: {len(nodes)}, environments: {len(environments)}, in {environments.pop()}")
 
 actor = Counter.options(runtime_env=runtime_env(words)).remote()
