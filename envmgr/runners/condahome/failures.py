@@ -44,10 +44,15 @@ def _write(word: str, text: bytes) -> None:
     path = _note(word)
     if path is None:
         return
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError:
+        return
     try:
         os.write(fd, text)
         os.utime(fd)
+    except OSError:
+        os.unlink(path)
     finally:
         os.close(fd)
 
