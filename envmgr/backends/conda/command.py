@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Protocol
 from envmgr.backends.conda.answers import failure, last_object
 from envmgr.backends.conda.executable import PASSED_ON, SURROUNDINGS, Conda
 from envmgr.backends.rattler.network import candidates
-from envmgr.errors import BuildFailed
+from envmgr.errors import TimedOut
 from envmgr.events import Event, Phase, Reporter
 from envmgr.lockfile import strip_credentials
 from envmgr.settings import condarc
@@ -148,7 +148,9 @@ class Caller:
         text = answer.read_text("utf-8", "replace") if answer.exists() else ""
         found = last_object(text)
         if finished.is_timed_out:
-            raise BuildFailed(f"{doing}: {self.conda} did not end within {_LONGEST_S:g} s")
+            raise TimedOut(
+                f"{doing}: {self.conda} did not end within {_LONGEST_S:g} s", hint="the build's log says more"
+            )
         if finished.status != 0 or (found is not None and (found.get("success") is False or "exception_name" in found)):
             raise failure(found, lines or text.splitlines(), doing)
         return found or {}  # installing from a list, conda says nothing

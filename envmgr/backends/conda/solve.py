@@ -47,7 +47,7 @@ def solve(
     if request.exclude_newer is not None:
         raise UsageError(
             "conda cannot leave out packages by their time",
-            hint="exclude_newer and `relock --as-of` need the setting backend = rattler",
+            hint="exclude_newer and `--exclude-newer` need the setting backend = rattler",
             setting="exclude_newer",
         )
     names = dict(zip((channel.name for channel in request.channels), caller.names(), strict=True))
