@@ -81,7 +81,7 @@ def test_a_worker_keeps_its_environment(
         os.kill(factory.pid, signal.SIGKILL)
         assert Path(f"/proc/{worker.pid}/exe").resolve().parts[-3] == name
         refused = _removed(user, name)
-        assert refused.returncode == envmgr.EnvironmentInUse.exit_code
+        assert refused.returncode == envmgr.EnvironmentInUse.exit_code, refused
         assert f" {worker.pid} (" in refused.stderr
     deadline = time.monotonic() + 20
     while (done := _removed(user, name)).returncode != 0:
