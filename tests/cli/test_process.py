@@ -47,7 +47,7 @@ class TestEveryCommand:
             "cluster create", "cluster remove", "cluster status", "cluster hosts", "cluster show", "cluster why",
             "cluster retry", "cluster heal", "cluster cordon", "cluster uncordon", "cluster forget", "cluster relock",
             "cluster settings", "cluster export", "cluster import", "cluster alias set", "cluster alias list",
-            "cluster alias remove", "bundle export", "bundle import",
+            "cluster alias remove", "bundle export", "bundle import", "condahome install",
         }  # fmt: skip
 
     @pytest.mark.parametrize("words", [words for words in COMMANDS if words != ("daemon",)], ids=" ".join)
