@@ -17,11 +17,11 @@ from pathlib import Path
 
 import envmgr
 from envmgr.activation import quoted
+from envmgr.backends.conda.executable import DROP_IN_MARK
 from envmgr.errors import PermissionRefused, UsageError
 from envmgr.service.host import Host
 from envmgr.version import __version__
 
-MARKER = "envmgr-condahome"
 # The path stands unquoted in command lines that the callers build, in first lines of scripts and in lists of paths.
 _HOME = re.compile(r"/[A-Za-z0-9._+/@-]{1,200}")
 
@@ -62,7 +62,7 @@ def _write(home: Path, root: Path, host: Host) -> None:
     python, packages = _interpreter()
     words = {"@HOME@": str(home), "@ROOT@": quoted(str(root)), "@PYTHON@": quoted(python), "@PACKAGES@": packages}
     home.mkdir(mode=0o755, parents=True, exist_ok=True)
-    host.write(home / MARKER, f"A conda home of envmgr's store {root}; removing this directory removes it.\n")
+    host.write(home / DROP_IN_MARK, f"A conda home of envmgr's store {root}; removing this directory removes it.\n")
     host.link(home / "envs", root / "envs")
     for path, mode in (("bin/conda", 0o755), ("etc/profile.d/conda.sh", 0o644), ("bin/activate", 0o755)):
         text = (resources.files(__package__) / "home" / Path(path).name).read_text(encoding="utf-8")
@@ -79,7 +79,7 @@ def _checked(directory: Path) -> Path:
             f"{str(home)!r} cannot be a conda home: its path has more than letters, digits and ._+@-",
             hint="the programs that call conda put it into shell text without quotes",
         )
-    if home.exists() and not (home / MARKER).is_file():
+    if home.exists() and not (home / DROP_IN_MARK).is_file():
         try:
             is_foreign = any(home.iterdir())
         except NotADirectoryError:

@@ -164,7 +164,7 @@ def _wait_for_reader() -> None:
 
 def check_not_asked_by_envmgr() -> None:
     """Raise `EnvmgrError` where envmgr itself has started a conda which turned out to be this one."""
-    if os.environ.get("ENVMGR_CONDA_PASSED_ON"):
+    if os.environ.get("ENVMGR_CONDA_PASSED_ON"):  # PASSED_ON of envmgr.backends.conda.executable, which costs
         raise EnvmgrError(
             "envmgr's own conda home was asked by envmgr, as if it were the site's conda",
             hint="envmgr's setting conda_executable names the site's",
