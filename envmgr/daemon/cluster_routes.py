@@ -5,7 +5,7 @@ They are there on every host; on one that is in no cluster they say so.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import fastapi
 from fastapi import Request
@@ -24,6 +24,7 @@ RETRY = Reader(wire.RetryRequest)
 ALIAS = Reader(socket.AliasRequest)
 SETTINGS = Reader(wire.ClusterSettingsRequest)
 IMPORT = Reader(wire.ImportRequest)
+Waiter = Annotated[str, fastapi.Query(max_length=64)]
 READERS: tuple[Reader[Any], ...] = (DECLARE, RETRY, SETTINGS, IMPORT)
 
 
@@ -45,9 +46,12 @@ class ClusterRoutes:
         asked = await DECLARE.read(request)
         return await self._calls.changed(request, self._service.create, asked)
 
-    async def cluster_show(self, request: Request, environment: str) -> Response:
-        """Show one declared environment, with a row for each of its hosts."""
-        return await self._calls.shown(request, self._service.show, environment)
+    async def cluster_show(self, request: Request, environment: str, waiter: Waiter = "") -> Response:
+        """Show one declared environment, with a row for each of its hosts.
+
+        Who asks again and again until it is made gives the same `waiter` each time, some word that nobody else gives.
+        """
+        return await self._calls.shown(request, self._service.show, environment, waiter)
 
     async def cluster_remove(self, request: Request, environment: str) -> Response:
         """Unpublish an environment on every host."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from envmgr import codec, names
 from envmgr.daemon import documents
 from envmgr.daemon.roles import only_admin
+from envmgr.daemon.waiters import Waiters
 from envmgr.errors import UsageError
 from envmgr.wire import cluster as wire
 from envmgr.wire.socket import Aliases, AliasRequest
@@ -22,7 +23,7 @@ from envmgr.wire.tree import Cluster, Selector
 if TYPE_CHECKING:
     from envmgr.daemon.telling import Teller
     from envmgr.model import Caller
-    from envmgr.ports import Administration
+    from envmgr.ports import Administration, Clock
 
 Administrations = Callable[[str], "Administration"]
 """Returns the administration for what a user does, who is named in the intent."""
@@ -38,9 +39,10 @@ def no_cluster(_by: str) -> Administration:
 class ClusterService:
     """See the module."""
 
-    def __init__(self, teller: Teller, administration: Administrations = no_cluster) -> None:
+    def __init__(self, teller: Teller, clock: Clock, administration: Administrations = no_cluster) -> None:
         self._teller = teller
         self._administration = administration
+        self._waiters = Waiters(clock)
 
     # --------------------------------------------------------------------------------------------------------- to look
 
@@ -48,10 +50,11 @@ class ClusterService:
         """Return the cluster at one moment."""
         return self._administration(caller.user).status()
 
-    def show(self, caller: Caller, word: str) -> wire.DeclaredEnvironment:
-        """Return one declared environment."""
+    def show(self, caller: Caller, word: str, waiter: str = "") -> wire.DeclaredEnvironment:
+        """Return one declared environment; `waiter` is the word of one who looks again and again, until it is made."""
         administration = self._administration(caller.user)
-        return administration.show(administration.resolve(word))
+        name = administration.resolve(word)
+        return self._waiters.look(waiter, name, administration) if waiter else administration.show(name)
 
     def why(self, caller: Caller, word: str, host: str) -> wire.Row:
         """Return how one environment does on one host."""

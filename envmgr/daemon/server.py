@@ -100,7 +100,7 @@ class Daemon:
         self._member: Member | None = None
         self._workers = Workers()
         self._routes = Routes(self._service, self._workers, metrics=self._metrics.text)
-        cluster = ClusterService(Teller(observers, self._layout, context.clock), self._administration)
+        cluster = ClusterService(Teller(observers, self._layout, context.clock), context.clock, self._administration)
         self._cluster_routes = ClusterRoutes(cluster, self._routes)
         uid, _ = opening.owner(self._layout)
         self._callers = Callers(uid, self._groups, context.clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from typing import TypeVar, cast
 from urllib.parse import quote
@@ -74,9 +75,10 @@ class RemoteAdministration:
         """Return the cluster at one moment."""
         return self._ask(wire.ClusterStatus, "GET", "")
 
-    def show(self, name: EnvName) -> wire.DeclaredEnvironment:
-        """Return one declared environment, with a row for each of its hosts."""
-        return self._ask(wire.DeclaredEnvironment, "GET", f"/environments/{name}")
+    def show(self, name: EnvName, *, waiter: str = "") -> wire.DeclaredEnvironment:
+        """Return one declared environment, with a row for each of its hosts; `waiter`: see `RemoteWatching`."""
+        query = f"?waiter={waiter}" if waiter else ""
+        return self._ask(wire.DeclaredEnvironment, "GET", f"/environments/{name}{query}")
 
     def why(self, name: EnvName, host: str) -> wire.Row:
         """Return how one environment does on one host."""
@@ -154,18 +156,22 @@ class RemoteAdministration:
 
 
 class RemoteWatching:
-    """One declared environment, asked for again and again; looking takes at most a small part of the time."""
+    """One declared environment, asked for again and again; looking takes at most a small part of the time.
+
+    The daemon knows by a word of ours that it is the same one who looks, and reads what is new since the last look.
+    """
 
     def __init__(self, administration: RemoteAdministration, name: EnvName) -> None:
         self._administration = administration
         self._name = name
+        self._waiter = uuid.uuid4().hex
         self._took_s = 0.0
 
     def show(self) -> wire.DeclaredEnvironment:
         """Return it as it is now."""
         began = time.monotonic()
         try:
-            return self._administration.show(self._name)
+            return self._administration.show(self._name, waiter=self._waiter)
         finally:
             self._took_s = time.monotonic() - began
 

@@ -5,7 +5,8 @@ Below ``/v1/cluster``, a daemon of a host of the cluster answers (`envmgr.wire.s
 =======  ==========================================  ==================================================================
 GET      /v1/cluster                                 → `ClusterStatus`
 POST     /v1/cluster/environments                    `DeclareRequest` → `DeclaredEnvironment`
-GET      /v1/cluster/environments/X                  → `DeclaredEnvironment`; X is a name or an alias of the cluster
+GET      /v1/cluster/environments/X                  → `DeclaredEnvironment`; X is a name or an alias of the cluster;
+                                                     ``?waiter=WORD``: one of many looks, each costs what is new
 DELETE   /v1/cluster/environments/X                  → `DeclaredEnvironment`, unpublished everywhere
 POST     /v1/cluster/environments/X/relock           → `DeclaredEnvironment`
 POST     /v1/cluster/environments/X/retry            `RetryRequest` → `DeclaredEnvironment`

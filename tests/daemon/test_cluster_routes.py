@@ -53,7 +53,8 @@ def told() -> Told:
 def service(told: Told, tmp_path: Path) -> ClusterService:
     """A service over a tree in memory."""
     clock, tree = FakeClock(), FakeServers().session()
-    return ClusterService(Teller(told, Layout(tmp_path), clock), lambda by: Administration(tree, by=by, clock=clock))
+    teller = Teller(told, Layout(tmp_path), clock)
+    return ClusterService(teller, clock, lambda by: Administration(tree, by=by, clock=clock))
 
 
 CHANGES: dict[str, Callable[[ClusterService, Caller], object]] = {
