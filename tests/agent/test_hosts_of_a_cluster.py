@@ -138,6 +138,22 @@ def test_a_rollout_is_one_host_at_a_time(admin: Admin, pair: list[Daemon]) -> No
     admin.until_state(name, "ready", "a", "b")
 
 
+@pytest.mark.slow
+def test_a_build_that_hangs_keeps_its_turn_for_as_long_as_a_build_may_last(tmp_path: Path, endpoint: Endpoint) -> None:
+    """With one place, and a build that stands still on each host, each has its turn, and its failure says why."""
+    with administrator(endpoint) as admin, contextlib.ExitStack() as ends:
+        for host in ("slow", "slower"):
+            daemon = member(tmp_path / host, endpoint, host, max_build_s=1)
+            ends.callback(daemon.close)
+            daemon.orders.hang()
+            (daemon.orders.directory / "started").unlink()  # nobody waits for their beginning
+            daemon.start()
+        name = admin.create("hung", parallel=1)
+        found = admin.until_state(name, "failed", "slow", "slower")
+    assert {row.code for row in found.rows} == {"timed_out"}
+    assert all("the longest that a build may take" in str(row.message) for row in found.rows)
+
+
 def test_a_build_that_is_not_wanted_any_more_ends(admin: Admin, pair: list[Daemon]) -> None:
     """When the environment is removed while a host makes it, that build is cancelled, and nothing of it is left."""
     a, _ = pair
