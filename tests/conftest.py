@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import zookeeper_servers
 from places import CHECKOUT, QUICKSTART
@@ -17,6 +18,10 @@ from zookeeper_servers import Servers
 
 import envmgr
 from envmgr.coordination.zookeeper.endpoint import Endpoint
+
+# Other tests run beside these (scripts/test), so how long an example takes says nothing of the code.
+hypothesis.settings.register_profile("beside", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("beside")
 
 
 @pytest.fixture(scope="session", autouse=True)
