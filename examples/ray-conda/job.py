@@ -38,4 +38,4 @@ print("removed while Ray's worker runs:", removal.returncode == 0)
 try:
     started({"dependencies": ["no-such-package"]})
 except ray.exceptions.RuntimeEnvSetupError as error:
-    print("refused:", str(error).partition("Output:\n")[2])
+    print("refused:", str(error).partition("Output:")[2])
