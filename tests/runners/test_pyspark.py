@@ -18,7 +18,7 @@ from places import CHECKOUT
 
 pytestmark = [pytest.mark.runners, pytest.mark.slow]
 
-LIMIT_S = 120
+LIMIT_S = 140
 SPEC = "dependencies:\n  - python\n  - pip\n  - pip:\n      - humanize\n"
 APPLICATION = Path(__file__).with_name("spark_application.py")
 
@@ -56,7 +56,9 @@ class Application:
         self._connection.send(request)
 
     def answer(self) -> dict[str, object]:
-        assert self._connection.poll(LIMIT_S), "the job has not ended"
+        if not self._connection.poll(LIMIT_S):
+            said = (self.directory / "log").read_text("utf-8", "replace")
+            pytest.fail(f"the job has not ended; so far:\n{said[-4000:]}")
         found = self._connection.recv()
         assert isinstance(found, dict)
         return found
@@ -113,6 +115,7 @@ def application(
         env=variables, stdout=subprocess.PIPE, text=True, check=True,
     ).stdout.split()  # fmt: skip
     options = ["--master", "local-cluster[2,1,1024]", "--conf", "spark.scheduler.minRegisteredResourcesRatio=1"]
+    options += ["--conf", "spark.scheduler.maxRegisteredResourcesWaitingTime=120s"]  # the second one may be late
     options += ["--conf", "spark.log.level=WARN", "--conf", "spark.ui.enabled=false"]
     address = str(directory / "s")
     log = directory / "log"
