@@ -183,10 +183,12 @@ class Servers:
         return None if process is None else process.pid
 
     def signal(self, number: int, what: signal.Signals) -> None:
-        """Send a signal (stop it, let it go on) to a server that runs."""
+        """Send a signal (stop it, let it go on) to a server that runs; one that is stopped stands still on return."""
         process = self._processes[number]
         if process is not None:
             os.killpg(process.pid, what)
+            while what == signal.SIGSTOP and not _stands_still(process.pid):
+                time.sleep(_PAUSE_S / 10)
 
     def kill(self, number: int) -> None:
         """Kill a server, if it runs, and wait until it is gone; its data stay."""
@@ -242,6 +244,15 @@ class Servers:
                 *self._lines(number),
             ]
             (directory / "zoo.cfg").write_text("\n".join(lines) + "\n")
+
+
+def _stands_still(pid: int) -> bool:
+    """Tell whether all threads of a process are stopped, or it has ended: each stops by itself, after the signal."""
+    for thread in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if thread.read_text("utf-8").rpartition(")")[2].split()[0] not in "TtZX":
+                return False
+    return True
 
 
 def _free_ports(count: int) -> list[int]:

@@ -138,6 +138,8 @@ def test_servers_that_stand_still_do_not_hold_up_the_end() -> None:
             found = Host(endpoint, identity("a"))
             found.start()
             admin.until_state(name, "ready", "a")
+        # It is read before the agent hears that it is written: an answer that is on its way would be waited for, too.
+        until(lambda: found.agent._woken._waiters)  # type: ignore[attr-defined]  # it sleeps
         servers.signal(0, signal.SIGSTOP)
         began = time.monotonic()
         found.agent.leave()
