@@ -77,6 +77,9 @@ def test_an_environment_with_both_managers(place: Host, demo_channel: str, tmp_p
     (ours,) = [package for package in lock.packages if package.manager == "pip"]
     assert (ours.name, ours.version) == ("ours", "1.5")
     assert built.result.lock_digest == lock.digest
+    script = built.prefix / "bin/pydoc"
+    assert script.is_symlink(), "a link of a package's own stays a link: a copy would not know its prefix"
+    assert script.read_text().startswith(f"#!{built.prefix}/bin/")
     site = next(built.prefix.glob("lib/python3.*/site-packages"))
     assert (site / "envmgr_lease.pth").exists()
     tag = sys.implementation.cache_tag

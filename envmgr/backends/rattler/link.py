@@ -42,7 +42,9 @@ from envmgr.events import Event, Reporter
 from envmgr.model import LockedPackage
 
 _UNREACHABLE = '[proxy-config]\nhttp = "http://127.0.0.1:9"\nhttps = "http://127.0.0.1:9"'
-_HARD_LINKS_ONLY = "allow-symbolic-links = false\nallow-ref-links = false"
+_LINKING = "allow-symbolic-links = true\nallow-ref-links = false"
+"""Files are hard links to the cache, or copies. A package's own symbolic links stay what they are: a copy in the place
+of one would be of the unpacked file, in which the prefix is not set."""
 _CLOBBERS = "__clobbers__"
 _ENTRIES = "e"
 """A link to the unpacked packages: the links beside it begin with it, and so are short enough for an inode."""
@@ -91,7 +93,7 @@ async def link(
             # The wrapper passes these on as they are, and its Rust half wants its own kind.
             requested_specs=[spec._match_spec for spec in parse(requested)],  # noqa: SLF001
             reporter=progress,  # type: ignore[arg-type]
-            config=Config.from_toml(_HARD_LINKS_ONLY),
+            config=Config.from_toml(_LINKING),
             package_cache=PackageCache.from_layers(layers),
         )
     if progress.fetched:
