@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import pytest
 import stand_in_conda
 from backend_hosts import SUBDIR, Host, Limit
 from demo.packages import fabricate, index
+from fakes.processes import Forked
 from stand_in_conda import calls, install
 
 from envmgr import errors, lockfile
 from envmgr.backends.conda import exclusive, executable
 from envmgr.backends.conda.answers import failure, last_object
 from envmgr.backends.conda.executable import DROP_IN_MARK, find, package_caches
-from envmgr.errors import BuildFailed, TimedOut, Unsatisfiable, UsageError
+from envmgr.errors import BuildFailed, PermissionRefused, TimedOut, Unsatisfiable, UsageError
 from envmgr.events import Event, ignore
 from envmgr.wire.pipe import Channel
 
@@ -140,6 +142,44 @@ def test_a_lock_that_was_deleted_is_none(tmp_path: Path) -> None:
             assert os.fstat(fds[0]).st_ino == (tmp_path / exclusive.LOCK_NAME).stat().st_ino
 
 
+def test_the_lock_is_for_those_who_may_write_to_the_cache(tmp_path: Path) -> None:
+    """Whatever the umask, whoever shares a cache can open its lock, and nobody else, who could hold it for ever."""
+    for mode, expected in ((0o755, 0o600), (0o775, 0o660), (0o777, 0o666)):
+        cache = tmp_path / f"{mode:o}"
+        cache.mkdir()
+        cache.chmod(mode)
+        before = os.umask(0o077)
+        try:
+            with exclusive.held([cache], deadline=Limit(), report=ignore):
+                assert (cache / exclusive.LOCK_NAME).stat().st_mode & 0o777 == expected
+        finally:
+            os.umask(before)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user: needs root")
+def test_who_cannot_write_to_a_cache_waits_for_nobody() -> None:
+    """A cache of another user's needs no lock; one that both write to, but whose lock is closed to him, is refused."""
+    with tempfile.TemporaryDirectory(prefix="cache-") as directory:  # pytest's own are closed to other users
+        cache = Path(directory)
+        cache.chmod(0o755)
+
+        def locks_of_another() -> int | str:
+            os.setgid(65534)
+            os.setuid(65534)
+            try:
+                with exclusive.held([cache], deadline=Limit(), report=ignore) as fds:
+                    return len(fds)
+            except PermissionRefused as error:
+                return error.message
+
+        with exclusive.held([cache], deadline=Limit(), report=ignore):
+            assert Forked(locks_of_another).result() == 0
+        cache.chmod(0o777)
+        assert "not ours to read" in str(Forked(locks_of_another).result())
+        (cache / exclusive.LOCK_NAME).chmod(0o644)
+        assert Forked(locks_of_another).result() == 1
+
+
 # ------------------------------------------------------------------------------------------------------------ answers
 
 
@@ -255,7 +295,7 @@ def test_credentials_are_in_no_list_of_processes(host: Host, standing_in: Path, 
     assert host.last is not None
     assert "secret" not in host.last.log
     condarc = host.last.build_dir / "tmp" / "conda" / "condarc"
-    assert condarc.stat().st_mode & 0o777 == 0o600
+    assert (condarc.stat().st_mode & 0o777, condarc.parent.stat().st_mode & 0o777) == (0o600, 0o700)
     assert "me:secret@channel.invalid" in condarc.read_text()
 
 

@@ -7,7 +7,7 @@ envmgr does not know this lock.
 
 The file is never unlinked here. Somebody else may (``conda clean --force-pkgs-dirs``): who got the lock looks whether
 it is still the file in the cache, and otherwise begins again. A cache that this user may not write to needs no lock: he
-cannot change it.
+cannot change it. Nor can he hold its lock against those who may: the file is open to them alone.
 
 Whom one waits for is said once. The lock lives as long as a descriptor of it is open anywhere: hand those that are
 yielded to the conda that is started (``pass_fds``), and it holds the lock even when its parent is killed.
@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from envmgr.errors import UnsuitableFilesystem
+from envmgr.errors import PermissionRefused, UnsuitableFilesystem
 from envmgr.events import Event, Reporter
 from envmgr.ports import Deadline
 from envmgr.store import usage
@@ -39,7 +39,8 @@ _NOT_PERMITTED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 def held(caches: Iterable[Path], *, deadline: Deadline, report: Reporter) -> Iterator[tuple[int, ...]]:
     """Hold the locks of `caches`, which are made if they are missing, for the length of the block; yield them.
 
-    Waits until `deadline` says stop, by raising what it raises. `UnsuitableFilesystem` where a cache cannot be locked.
+    Waits until `deadline` says stop, by raising what it raises. `UnsuitableFilesystem` or
+    `PermissionRefused` where a cache cannot be locked.
     """
     with contextlib.ExitStack() as stack:
         locks = []
@@ -82,17 +83,44 @@ def _take(cache: Path, deadline: Deadline, report: Reporter) -> int | None:
 
 
 def _open(path: Path) -> int | None:
-    """Open the lock's file, to be written if that may be: NFS grants an exclusive lock to no other descriptor."""
+    """Open the lock's file, to be written if that may be: NFS grants an exclusive lock to no other descriptor.
+
+    ``None`` where this user cannot write to the cache. `PermissionRefused` where he can, but may not read the file.
+    """
+    flags = os.O_CLOEXEC | os.O_NOFOLLOW
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        if not os.access(path.parent, os.W_OK, effective_ids=True):
+            return None
+        while True:
+            with contextlib.suppress(FileNotFoundError):
+                return os.open(path, os.O_RDWR | flags)
+            with contextlib.suppress(FileExistsError):
+                return _made(path, os.O_RDWR | flags)
     except OSError as error:
         if error.errno not in _NOT_PERMITTED:
             raise
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+        return os.open(path, os.O_RDONLY | flags)
+    except FileNotFoundError:
+        return None  # nor could it be made
+    except OSError as error:
+        raise PermissionRefused(
+            f"cannot lock the package cache {path.parent}: {path.name} in it is not ours to read",
+            hint="whoever may write to a shared cache must be able to read it (chmod a+r)",
+        ) from error
+
+
+def _made(path: Path, flags: int) -> int:
+    """Make the lock's file, for those to open who may write to the cache: who can open it can hold it for ever."""
+    cache = path.parent.stat()
+    mode = 0o600 | (cache.st_mode & 0o022) * 3
+    fd = os.open(path, flags | os.O_CREAT | os.O_EXCL, mode)
+    with contextlib.suppress(OSError):  # not a member of that group; or a file system without modes
+        if mode & 0o060:
+            os.fchown(fd, -1, cache.st_gid)
+        os.fchmod(fd, mode)  # whatever the umask
+    return fd
 
 
 def _try(fd: int, path: Path) -> bool:

@@ -24,6 +24,7 @@ from typing import Literal
 from envmgr.backends import processes
 from envmgr.backends.conda.answers import last_object
 from envmgr.errors import BuildFailed, EnvmgrError, UsageError
+from envmgr.settings.redact import redact
 
 Kind = Literal["conda", "mamba", "micromamba"]
 
@@ -93,7 +94,7 @@ def ask(path: Path, environ: Mapping[str, str]) -> Conda:
             return Conda(path, kind, found[1])
     last = answer.strip().rpartition("\n")[2].strip()
     if not _NUMBER.fullmatch(last):
-        raise BuildFailed(f"{path} does not tell which conda it is: {last[:200]!r}")
+        raise BuildFailed(f"{path} does not tell which conda it is: {redact(last[:200])!r}")
     # micromamba and mamba 2 tell a bare number.
     about = last_object(_said([str(path), "info", "--json"], environ)) or {}
     return Conda(path, "mamba" if "mamba version" in about else "micromamba", last)
@@ -147,6 +148,6 @@ def _said(command: Sequence[str], environ: Mapping[str, str]) -> str:
     if finished.is_timed_out:
         raise BuildFailed(f"{command[0]} did not answer within {_ASK_S:g} s")
     if finished.status != 0:
-        said = " / ".join(lines[-3:])
+        said = redact(" / ".join(lines[-3:]))
         raise BuildFailed(f"{' '.join(command)} failed with status {finished.status}: {said[:500]}")
     return "\n".join(lines)

@@ -63,7 +63,8 @@ class SiteConda:
             request = self._request
             conda = executable.find(request.conda_executable, dict(request.conda_environ))
             scratch = Path(request.build_dir) / "tmp" / "conda"
-            scratch.mkdir(parents=True, exist_ok=True)
+            # conda's answers name URLs with their credentials; other users may read the build's directory.
+            scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._caller = Caller(conda, request, self._run, scratch, self._report)
         return self._caller
 
