@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -171,6 +172,19 @@ class TestInstances:
             done = envmgr.run("tiny", ["true"], root=programs.root, limits=envmgr.Limits(instances=1))
             assert done.mechanisms == {"instances": "locks"}
 
+    def test_a_place_is_free_though_the_caller_was_forked_meanwhile(self, programs: Programs) -> None:
+        """A worker that the caller forks while a program runs has the descriptors, too, and keeps no place by them."""
+        with envmgr.ensure("tiny", root=programs.root) as environment:
+            with Limited(environment, envmgr.Limits(instances=1)) as limited:
+                program = limited.start(["true"])
+                worker = Forked(signal.pause)
+                program.wait()
+                assert limited.finished().status == 0
+            try:
+                envmgr.run("tiny", ["true"], root=programs.root, limits=envmgr.Limits(instances=1))
+            finally:
+                worker.abandon()
+
     def test_wait_without_instances(self, programs: Programs) -> None:
         """There is nothing to wait for."""
         assert programs.run("tiny", "--wait", "1s", "--", "true")[0] == 2
@@ -257,6 +271,18 @@ class TestNothingIsLeft:
                 assert (process.returncode, "its supervisor was" in err) == (1, True)
             else:
                 assert process.returncode == -signal.SIGKILL
+
+    def test_a_caller_with_many_descriptors(self, programs: Programs) -> None:
+        """A driver or a server has more than a thousand open files; the end of a program is seen all the same."""
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        opened = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+        try:
+            assert envmgr.run("tiny", ["true"], root=programs.root, limits=envmgr.Limits()).status == 0
+        finally:
+            for fd in opened:
+                os.close(fd)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_what_was_there_before_stays(self, programs: Programs) -> None:
         """A script that becomes ``envmgr run`` keeps the children that it had; an ignored SIGCHLD is no trouble."""

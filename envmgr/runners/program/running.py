@@ -15,6 +15,7 @@ Wall time and instances are the same in both. What kept each limit is in the res
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import subprocess
 import time
@@ -119,6 +120,7 @@ class Limited:
         self._group: cgroups.Group | None = None
         self._why_not: str | None = None
         self._program: Supervised | None = None
+        self._left: Sequence[int] = ()
 
     def __enter__(self) -> Limited:  # noqa: PYI034 - `Self` is not in Python 3.10's typing
         """Take a place, waiting as long as the limits say, and find what keeps them."""
@@ -126,19 +128,30 @@ class Limited:
         with contextlib.ExitStack() as held:
             if limits.instances is not None:
                 self._instances = [_instance(self._environment, limits.instances, limits.wait_s, self._report)]
-            _hold(held, self._instances)
+            self._hold(held, self._instances)
             self._group, self._why_not = _group(limits, self._find_cgroup)
             if self._group is not None:
                 held.callback(self._group.remove)
             elif limits.cores is not None:
                 self._cpus, self._promises = slots.cpus(_place(), limits.cores)
-            _hold(held, self._promises)
+            self._hold(held, self._promises)
             self._held = held.pop_all()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Leave nothing of it running, and give back what it had."""
         self._held.close()
+
+    def _hold(self, held: contextlib.ExitStack, fds: Sequence[int]) -> None:
+        for fd in fds:
+            held.callback(self._give_back, fd)
+
+    def _give_back(self, fd: int) -> None:
+        """Release a lock, which whoever was forked off this process meanwhile has, too; but not while it is used."""
+        is_lost = self._program is not None and self._program.was_lost
+        if not (self._left or is_lost):
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        os.close(fd)
 
     def start(
         self,
@@ -186,14 +199,14 @@ class Limited:
         if self._program is None:
             raise UsageError("nothing was started")
         answer = self._program.answer()
-        over = answer["over"]
+        over, self._left = answer["over"], answer["left"]
         peak_bytes = answer["peak_memory_bytes"]
         if self._group is not None and self._limits.memory_bytes is not None:
             peak_bytes = self._group.peak_bytes
             if self._group.has_run_out:
                 over = {"limit": "memory_bytes", "value": self._limits.memory_bytes, "used": peak_bytes}
-        if answer["left"] and self._report is not None:
-            pids = ", ".join(map(str, answer["left"]))
+        if self._left and self._report is not None:
+            pids = ", ".join(map(str, self._left))
             self._report(
                 Event("warning", "wait", f"processes of the program do not die, or are another user's: {pids}")
             )
@@ -207,11 +220,6 @@ class Limited:
             peak_memory_bytes=peak_bytes,
             mechanisms=self.mechanisms,
         )
-
-
-def _hold(held: contextlib.ExitStack, fds: Sequence[int]) -> None:
-    for fd in fds:
-        held.callback(os.close, fd)
 
 
 def _place() -> Path | None:

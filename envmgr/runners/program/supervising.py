@@ -93,9 +93,14 @@ class Supervised:
 
     def wait(self) -> None:
         """Return when the program and all that it had started have ended."""
-        pidfd = os.pidfd_open(self._process.pid)
         try:
-            select.select([pidfd], [], [])
+            pidfd = os.pidfd_open(self._process.pid)
+        except ProcessLookupError:
+            return  # it has, and this program has its children reaped by somebody else
+        try:
+            poll = select.poll()  # a large program has more descriptors than select takes
+            poll.register(pidfd, select.POLLIN)
+            poll.poll()
         finally:
             os.close(pidfd)
 
