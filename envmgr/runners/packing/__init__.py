@@ -16,6 +16,7 @@ ask for a placeholder that is longer than the new path are put right by conda-un
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -180,7 +181,8 @@ def _bound(place: Packs, most_bytes: int) -> None:
     """Delete what was not used for longest until the rest is not more than `most_bytes`."""
     left = most_bytes
     for _, path in sorted(((place.used_at(path), path) for _, _, path in place.archives()), reverse=True):
-        left -= path.stat().st_size
+        with contextlib.suppress(FileNotFoundError):  # who packs another environment deletes the same ones
+            left -= path.stat().st_size
         if left < 0:
             for file in packs.files_of(path):
                 file.unlink(missing_ok=True)
