@@ -146,6 +146,12 @@ class TestElsewhere:
         assert any("/humanize/" in name for name in names)
         assert [name for name in names if "_sysconfigdata_" in name] == []
 
+    def test_nobody_owns_what_travels(self, unpacked: Path) -> None:
+        """Whoever packed is not named, nor is there a program with its owner's rights, or a file that all may write."""
+        with tarfile.open(unpacked.parent.parent / "env.tar.gz") as archive:
+            found = {(it.uid, it.gid, it.uname, it.gname, it.mode & ~0o311) for it in archive}
+        assert found == {(0, 0, "root", "root", 0o444)}
+
     def test_zip(self, lease: ready.Lease, tmp_path: Path) -> None:
         """The same as a zip, without conda-unpack."""
         packing.pack(lease, tmp_path / "env.zip")

@@ -11,6 +11,7 @@ would end, and the others wait for ever. So a failed write is kept, and raised b
 from __future__ import annotations
 
 import os
+import tarfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -39,6 +40,8 @@ def write(
         )
         try:
             with made as archive:
+                if isinstance(tar := getattr(archive, "archive", None), tarfile.TarFile):
+                    tar.tarinfo = _Root
                 _fill(archive, prefix, entries, [check, sink.check])
         except Exception as error:
             sink.check()
@@ -62,6 +65,20 @@ def _fill(archive: Any, prefix: Path, entries: Sequence[Entry], checks: Sequence
         if entry.record is not None:
             packer.prefixes.append((entry.target, entry.record.placeholder, entry.record.mode))
     packer.finish()
+
+
+class _Root(tarfile.TarInfo):
+    """A member of root's that all may read and only he may write, whoever packed.
+
+    For root, unpacking, gives files to whom the archive names: not to a user of another host who has the packer's
+    number or name, nor with the rights of a setuid program.
+    """
+
+    def tobuf(self, *arguments: Any, **options: Any) -> bytes:
+        self.uid = self.gid = 0
+        self.uname = self.gname = "root"
+        self.mode = self.mode & 0o755 | (0o555 if self.isdir() else 0o444)
+        return super().tobuf(*arguments, **options)
 
 
 class _Sink:
