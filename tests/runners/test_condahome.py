@@ -248,6 +248,13 @@ def test_activation_of_nothing(conda: CondaHome) -> None:
         assert answer == Answer(0, f"{prefix(conda)}\n", ""), text
 
 
+def test_help_is_not_evaluated(conda: CondaHome) -> None:
+    """What the function `conda` evaluates is text for a shell or nothing: help and errors go to standard error."""
+    answer = conda.shell(". $H/etc/profile.d/conda.sh; for verb in activate deactivate; do conda $verb --help; done")
+    assert (answer.code, answer.out) == (2, "")
+    assert [line for line in answer.err.splitlines() if not line.startswith(("conda: ", "hint: "))] == []
+
+
 def test_what_was_set_before_comes_back(conda: CondaHome) -> None:
     """Another conda's environment that was active is active again."""
     text = f"export CONDA_PREFIX=/other CONDA_DEFAULT_ENV=other; . $H/etc/profile.d/conda.sh; conda activate {N}; "
@@ -307,6 +314,7 @@ def test_other_commands_are_handed_on(conda: CondaHome, tmp_path: Path) -> None:
     try:
         path = f"{conda.path}/bin:{stand_in.parent}:{os.defpath}"
         calls = "conda config --show; echo $?; conda install -p $CONDA_PREFIX numpy"
+        joined = conda("install", f"-p{conda.root}/envs/{N}", "numpy", env={**conda.environ, "PATH": path})
         answer = conda.shell(
             f"source $H/bin/activate {N}; {calls}", env={**conda.environ, "H": conda.path, "PATH": path}
         )
@@ -315,4 +323,5 @@ def test_other_commands_are_handed_on(conda: CondaHome, tmp_path: Path) -> None:
         settings.write_text(text)
     assert answer.out == "config --show none\nlocked\n5\n"
     assert (answer.code, "which no conda changes" in answer.err) == (1, True)
+    assert (joined.code, "which no conda changes" in joined.err) == (1, True)
     assert (alone.code, shutil.which("conda", path=os.defpath)) == (2, None)

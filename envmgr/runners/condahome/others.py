@@ -37,7 +37,8 @@ def hand_over(home: Home, arguments: list[str], why: str) -> NoReturn:
             setting="pass_conda_commands",
         )
     for word in arguments:
-        if "/" in word and word_of(home.root, word.rpartition("=")[2]) is not None:
+        path = word.rpartition("=")[2].removeprefix("-p")  # -p PATH, -pPATH, --prefix=PATH
+        if "/" in path and word_of(home.root, path) is not None:
             raise PolicyRefused(
                 f"{asked}: {word} is an environment of envmgr, which no conda changes",
                 hint="make another one from its file: conda env create -n N -f FILE",

@@ -85,10 +85,11 @@ def _answer(home: Home, arguments: "list[str]") -> int:
         return say(f"conda {CONDA_VERSION}\n")
     length = 2 if words[0] == "env" and len(words) > 1 else 1
     command, rest = " ".join(words[:length]), words[length:]
-    if command != "run" and {"-h", "--help"} & {command.rpartition(" ")[2], *rest}:
+    is_text = command.startswith("shell.")
+    if command != "run" and not is_text and {"-h", "--help"} & {command.rpartition(" ")[2], *rest}:
         return say(_HELP)
     try:
-        if command.startswith("shell."):
+        if is_text:
             return _shell(home, command, rest)
         if command not in _COMMANDS:
             raise NotAnsweredError("")

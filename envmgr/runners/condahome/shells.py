@@ -29,10 +29,11 @@ def text(home: Home, command: str, arguments: "list[str]") -> str:
     verb, words = arguments[0] if arguments else "", [it for it in arguments[1:] if it not in ("--no-stack", "--")]
     if verb == "hook":
         return f". {activation.quoted(f'{home.path}/etc/profile.d/conda.sh')}\n"
+    # Not even help is printed: a shell evaluates whatever is.
+    if verb not in ("activate", "deactivate") or len(words) > 1 or any(it.startswith("-") for it in words):
+        raise UsageError(f"conda {verb} {' '.join(words)} is not known here", hint="conda activate NAME; conda --help")
     if verb == "deactivate":
         return left(home, os.environ)
-    if verb != "activate" or len(words) > 1 or any(it.startswith("-") for it in words):
-        raise UsageError(f"conda {verb} {' '.join(words)} is not known here", hint="conda activate NAME")
     # There is nothing in the base: whoever activates it wants the function, or the way back.
     if not words or words[0] == "base":
         return left(home, os.environ)
