@@ -75,6 +75,18 @@ def test_a_caller_is_killed(conda: CondaHome) -> None:
     assert len(conda.builds()) == 1
 
 
+def test_two_engines_of_one_process(conda: CondaHome) -> None:
+    """Of two that create one name at one time, the one that fails clears nothing away, though the other succeeded."""
+    good, bad = conda.spec("good"), conda.spec("bad", "dependencies: [\n")
+    engines = (
+        f'"$C" env create -n mine -f {good} >out & '
+        "until grep -qs unpack out; do sleep 0.01; done; "
+        f'"$C" env create -n mine -f {bad} && exit 90; wait; "$C" env remove -y -n mine'
+    )
+    assert "nothing to remove" in conda.shell(f"C=$H/bin/conda; {engines}").out
+    assert os.access(conda.path / "envs" / "mine" / "bin" / "python", os.X_OK)
+
+
 def test_removal_while_somebody_works(conda: CondaHome) -> None:
     """The name goes, the environment is not to be had by anybody's removal until the shell that activated it ends."""
     conda.ok("env", "create", "-n", "used", "--file", conda.spec("training"))

@@ -5,7 +5,9 @@ they left half-made. Nothing is half-made here; but meanwhile N may be what anot
 that race would take it away. So the first removal of N by the process whose creation of N failed does nothing.
 
 The process is the one that called conda (its pid and when it started), and the note a file in a directory of the user's
-own: empty, it counts for a minute after a failure; with a word in it, somebody creates, or was killed while he did.
+own: empty, it counts for a minute after a failure; with a pid in it, that process creates, or was killed while it did.
+A server is one process with many engines, so who succeeds forgets only what was over when he began: a failure of that
+very time is another engine's, whose clean-up is still to come.
 Where there is no place for it, a removal is taken at its word: no more is lost than an alias, which the next creation
 sets again.
 """
@@ -15,16 +17,32 @@ import stat
 import time
 
 _VALID_S = 60.0
+_CLOCK_S = 0.01  # so much may a file system's clock be behind
 
 
 def begin(word: str) -> None:
-    """Note that the caller of this process has `word` created; `remember` or `take` says how it ended."""
-    _write(word, b"begun\n")
+    """Note that the caller of this process has `word` created; `remember` or `settle` says how it ended."""
+    _write(word, b"%d" % os.getpid())
 
 
 def remember(word: str) -> None:
     """Note that the caller of this process could not create `word`."""
     _write(word, b"")
+
+
+def settle(word: str, began_at: float) -> None:
+    """Forget what was noted of `word`, now that its creation, begun at `began_at` (a time), was a success."""
+    path = _note(word)
+    if path is None:
+        return
+    try:
+        with open(path, "rb") as file:
+            creator, noted_at = file.read(20).decode("ascii"), os.fstat(file.fileno()).st_mtime
+        is_anothers = creator != str(os.getpid()) and os.path.exists(f"/proc/{creator}")
+        if not (is_anothers if creator else noted_at >= began_at - _CLOCK_S):
+            os.unlink(path)
+    except OSError:
+        return
 
 
 def take(word: str) -> bool:

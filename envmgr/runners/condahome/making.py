@@ -11,6 +11,7 @@ in it, the environment may be collected, and the next creation makes it again.
 
 import os
 import sys
+import time
 
 from envmgr import client, names, ready
 from envmgr.errors import AliasTaken, EnvironmentNotFound, EnvmgrError, InvalidSpec, UsageError
@@ -87,11 +88,12 @@ def _create(home: Home, words: Words, spec: "Asked", named: "Callable[[], str]")
             return _created(environment, path, words)
     alias = os.path.basename(prefix) if prefix else words.one("name") or named()
     checked = _alias(alias, spec)
+    began_at = time.time()
     try:
         with _ensure(home, spec, checked, words) as environment:
-            failures.take(alias)
+            failures.settle(alias, began_at)
             return _created(environment, f"{home.root}/envs/{alias}", words)
-    except EnvmgrError:
+    except (EnvmgrError, OSError):
         if not _is_for_people():
             failures.remember(alias)
         raise
