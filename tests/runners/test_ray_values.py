@@ -48,6 +48,7 @@ def test_one_environment_has_one_uri() -> None:
         ({"spec": SPEC, "overlays": True}, "'overlays'"),
         ({"spec": SPEC, "overlay": "yes"}, "overlay is true or false"),
         ({"spec": SPEC, "timeout_s": 0}, "timeout_s"),
+        ({"spec": SPEC, "timeout_s": float("inf")}, "timeout_s"),
         ({"name": SPEC}, "no name, alias or spec"),
         ("environment.yml", "only the driver can read"),
         ({"spec": "/etc/environment.yml"}, "only the driver can read"),
@@ -58,6 +59,15 @@ def test_a_wrong_value_is_refused_with_what_is_wrong(value: object, said: str) -
     """No value is guessed at, and a file of the driver is not looked for on a node."""
     with pytest.raises(envmgr.UsageError, match=said):
         request.read(value)
+
+
+def test_what_a_job_sends_is_shown_cut_short() -> None:
+    """No value is so long that its error is, too, and none brings a password into a log."""
+    for value in ("x " * 10_000_000, {"name": ["https://me:secret@host/c"] * 10_000}, {"spec": SPEC, "y" * 9999: 1}):
+        with pytest.raises(envmgr.UsageError) as refused:
+            request.read(value)
+        assert len(str(refused.value)) < 600
+        assert "secret" not in str(refused.value)
 
 
 def test_a_spec_with_a_name_is_a_spec() -> None:
@@ -128,6 +138,18 @@ def test_what_cannot_be_translated_is_left_to_ray_and_said(
     with caplog.at_level(logging.WARNING):
         assert hook(given) == given
     assert "is left to Ray" in caplog.text
+
+
+def test_credentials_stay_on_the_driver(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Whoever may look at the cluster sees a job's runtime_env: URLs go without credentials, which nobody would use."""
+    file = tmp_path / "requirements.txt"
+    file.write_text("--index-url https://me:secret@host/simple\nsix\n")
+    channels = {"channels": ["https://host/t/secret/ours"], "dependencies": ["python"]}
+    given = [{"pip": str(file)}, {"pip": file.read_text().splitlines()}, {"conda": channels}]
+    made = [*map(hook, given), runtime_env(channels), runtime_env("dependencies: [six]  # https://me:secret@host\n")]
+    assert "secret" not in str(made)
+    assert [envmgr.name(it["envmgr"]["spec"]) for it in made[2:4]] == [envmgr.name(channels)] * 2
+    assert "credentials in a URL are not used" in caplog.text
 
 
 def test_what_asks_for_envmgr_or_for_nothing_stays() -> None:

@@ -36,10 +36,16 @@ def check() -> str:
     if given:
         raise RuntimeError(f"this worker on node {node} was to run in {given}, and runs in {sys.prefix}")
     raise RuntimeError(
-        f"this worker runs in {sys.prefix}, not in the environment {asked!r}: the raylet of node {node} was started "
+        f"this worker runs in {sys.prefix}, not in {_shown(asked)}: the raylet of node {node} was started "
         "without envmgr's plugin\nhint: start it with "
         'RAY_RUNTIME_ENV_PLUGINS=\'[{"class": "envmgr.runners.ray.EnvmgrPlugin"}]\''
     )
+
+
+def _shown(asked: Any) -> str:
+    """Name what was asked for; a spec is long, and its variables are nobody else's to read in a log."""
+    name = asked.get("name") if isinstance(asked, dict) and "dependencies" not in asked else asked
+    return f"the environment {name!r}" if isinstance(name, str) and "\n" not in name else "that of its spec"
 
 
 def checked(function: _Function) -> _Function:

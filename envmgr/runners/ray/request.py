@@ -15,13 +15,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from envmgr import client, names
 from envmgr.errors import EnvmgrError, UsageError
+from envmgr.settings.redact import redact
 
 _OPTIONS = ("spec", "name", "timeout_s", "overlay")
+_REMEMBERED_CHARS = 1 << 16
+"""A value that is longer is read again each time: what any job sends is not to fill the memory of a node's agent."""
+_SHOWN_CHARS = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +44,16 @@ def read(value: object) -> Request:
         return Request(_spec(value))
     unknown = [str(key) for key in value if key not in _OPTIONS]
     if unknown:
-        raise _refused(f"there is no option {', '.join(map(repr, unknown))}")
+        raise _refused(f"there is no option {_shown(*unknown)}")
     if ("spec" in value) == ("name" in value):
         raise _refused("it takes either spec or name")
     timeout_s, overlay = value.get("timeout_s"), value.get("overlay")
     if timeout_s is not None and (isinstance(timeout_s, bool) or not isinstance(timeout_s, (int, float))):
-        raise _refused(f"timeout_s is a number of seconds, not {timeout_s!r}")
-    if timeout_s is not None and not timeout_s > 0:
-        raise _refused(f"timeout_s is more than nothing, not {timeout_s!r}")
+        raise _refused(f"timeout_s is a number of seconds, not {_shown(timeout_s)}")
+    if timeout_s is not None and not 0 < timeout_s < math.inf:
+        raise _refused(f"timeout_s is more than nothing and has an end, not {_shown(timeout_s)}")
     if overlay is not None and not isinstance(overlay, bool):
-        raise _refused(f"overlay is true or false, not {overlay!r}")
+        raise _refused(f"overlay is true or false, not {_shown(overlay)}")
     spec = _word(value["name"]) if "name" in value else _spec(value["spec"])
     return Request(spec, timeout_s, overlay)
 
@@ -59,7 +64,8 @@ def uri(value: object) -> str:
     Never raises: Ray asks before it asks anything else, and would fail without a word.
     """
     try:
-        return _uri(json.dumps(value, sort_keys=True))
+        text = json.dumps(value, sort_keys=True)
+        return (_uri if len(text) <= _REMEMBERED_CHARS else _uri.__wrapped__)(text)
     except (TypeError, ValueError, RecursionError):
         return "envmgr://unreadable"
 
@@ -85,12 +91,18 @@ def _spec(value: object) -> str | Mapping[str, object]:
 def _word(value: object) -> str:
     if isinstance(value, str) and client.is_file(value):
         raise UsageError(
-            f"runtime_env['envmgr']: {value!r} is a file, which only the driver can read",
+            f"runtime_env['envmgr']: {_shown(value)} is a file, which only the driver can read",
             hint="envmgr.runners.ray.runtime_env(Path(…)) brings its text; so does Path(…).read_text()",
         )
     if not isinstance(value, str) or not (names.is_name(value) or names.is_alias(value)):
-        raise _refused(f"{value!r} is no name, alias or spec")
+        raise _refused(f"{_shown(value)} is no name, alias or spec")
     return value
+
+
+def _shown(*values: object) -> str:
+    """Return values as an error shows them: cut short, since jobs choose them, and without credentials."""
+    text = redact(", ".join(map(repr, values))[: 2 * _SHOWN_CHARS])
+    return text if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]} …"
 
 
 def _refused(why: str) -> UsageError:

@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from envmgr import client
+from envmgr.settings.redact import redact
 
 if TYPE_CHECKING:
     from envmgr.client import SpecLike
@@ -96,9 +97,16 @@ def _armed(fields: dict[str, Any]) -> dict[str, Any]:
 
 def _document(spec: SpecLike) -> str | dict[str, Any]:
     """Return what crosses the cluster for a spec; the problems that it has are told on the driver, before it does."""
-    document = _text(spec)
-    client.name(document)
-    return document
+    return _sendable(_text(spec))
+
+
+def _sendable(document: str | dict[str, Any]) -> str | dict[str, Any]:
+    """Check a document; return it without credentials in URLs: the cluster shows what it is sent, and none is used."""
+    found = client.parse(document, *client.read(document))
+    for warning in found.warnings:
+        _log.warning("runtime_env: %s", warning.message)
+    has_any = found.source_text != document if isinstance(document, str) else redact(str(document)) != str(document)
+    return found.source_text if has_any else document
 
 
 def _text(spec: SpecLike) -> str | dict[str, Any]:
@@ -133,17 +141,16 @@ def _of_conda(value: Any) -> str | dict[str, Any]:
     document = {**value, "dependencies": list(value.get("dependencies") or [])}
     if not _has_python(client.parse(document, None, "<conda>")):
         document["dependencies"].append(_python())
-    return document
+    return _sendable(document)
 
 
-def _of_pip(value: Any) -> dict[str, Any]:
+def _of_pip(value: Any) -> str | dict[str, Any]:
     packages = value["packages"] if isinstance(value, Mapping) else value
     if isinstance(packages, str):
         lines = Path(packages).read_text(encoding="utf-8").replace("\\\n", " ").splitlines()
         packages = [found for line in lines if (found := re.sub(r"(^|\s+)#.*", "", line).strip())]
     document = {"dependencies": [_python(), "pip", {"pip": [_pinned(package) for package in packages]}]}
-    client.name(document)
-    return document
+    return _sendable(document)
 
 
 def _python() -> str:
