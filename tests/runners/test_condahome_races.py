@@ -81,7 +81,7 @@ def test_two_engines_of_one_process(conda: CondaHome) -> None:
     engines = (
         f'"$C" env create -n mine -f {good} >out & '
         "until grep -qs unpack out; do sleep 0.01; done; "
-        f'"$C" env create -n mine -f {bad} && exit 90; wait; "$C" env remove -y -n mine'
+        f'"$C" env create -n mine -f {bad} && exit 90; wait; "$C" env remove -y -n mine; exit $?'
     )
     assert "nothing to remove" in conda.shell(f"C=$H/bin/conda; {engines}").out
     assert os.access(conda.path / "envs" / "mine" / "bin" / "python", os.X_OK)
