@@ -370,15 +370,16 @@ def _run_tool(
     environ: Mapping[str, str],
     on_line: Callable[[str], None] = processes.ignore,
     cwd: Path | None = None,
+    pass_fds: Sequence[int] = (),
     timeout_s: float | None = None,
 ) -> Finished:
-    """Run a tool that holds the lease and carries the build's mark."""
+    """Run a tool that holds the lease, and what else it is passed, and carries the build's mark."""
     return processes.run(
         command,
         environ={**environ, families.MARK: build_dir},
         on_line=on_line,
         cwd=cwd,
-        pass_fds=(lease_fd,),
+        pass_fds=(lease_fd, *pass_fds),
         timeout_s=timeout_s,
     )
 

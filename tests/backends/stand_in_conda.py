@@ -5,7 +5,7 @@ Beside its executable lies ``orders.json``: ``says`` (what it prints for ``--ver
 an ``answer``, a dry run is answered in the shape that mamba 2 and micromamba give it: for each name asked for, and what
 that needs by name, the newest package of the channels, which must be directories. It is no solver.
 
-Each call is a line of ``calls.jsonl`` there: ``{"argv": […], "environ": {…}}``.
+Each call is a line of ``calls.jsonl`` there: ``{"argv": […], "environ": {…}, "open": [what its descriptors are]}``.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def main(executable: str, *argv: str) -> int:
     directory = Path(executable).parent
     orders = json.loads((directory / "orders.json").read_text())
     with (directory / "calls.jsonl").open("a") as file:
-        file.write(json.dumps({"argv": argv, "environ": dict(os.environ)}) + "\n")
+        opened = [os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")]
+        file.write(json.dumps({"argv": argv, "environ": dict(os.environ), "open": opened}) + "\n")
     if argv[0] == "--version":
         sys.stdout.write(orders.get("says", ""))
     elif argv[0] in {"info", "config"}:

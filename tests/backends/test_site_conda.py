@@ -280,6 +280,7 @@ def test_micromamba_solves_and_rattler_links(host: Host, standing_in: Path, chan
     assert {key: environ.get(key) for key in expected} == expected
     assert "CONDA_CHANNELS" not in environ
     assert (environ["HOME"], "CONDA_EXE" in environ) == (os.environ["HOME"], False)
+    assert str(host.packages.resolve() / "conda" / exclusive.LOCK_NAME) in call["open"]  # as long as it lives
     assert f"micromamba 2.0.5 ({standing_in})" in built.log
 
 

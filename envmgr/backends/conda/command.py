@@ -68,6 +68,7 @@ class Runner(Protocol):
         environ: Mapping[str, str],
         on_line: Callable[[str], None] = ...,
         cwd: Path | None = ...,
+        pass_fds: Sequence[int] = ...,
         timeout_s: float | None = ...,
     ) -> Finished: ...
 
@@ -126,9 +127,19 @@ class Caller:
         return condarc.parse(path.read_text(encoding="utf-8"), path) if path.is_file() else {}
 
     def ask(
-        self, arguments: Sequence[str], *, cache: Path, phase: Phase, doing: str, environ: Mapping[str, str]
+        self,
+        arguments: Sequence[str],
+        *,
+        cache: Path,
+        phase: Phase,
+        doing: str,
+        environ: Mapping[str, str],
+        locks: Sequence[int] = (),
     ) -> Mapping[str, object]:
-        """Run conda with these arguments on one package cache; return its answer, or raise what its failure means."""
+        """Run conda with these arguments on one package cache; return its answer, or raise what its failure means.
+
+        `locks` are descriptors that it and what it starts keep open.
+        """
         self._count += 1
         answer = self._scratch / f"answer-{self._count}.json"
         lines: list[str] = []
@@ -143,6 +154,7 @@ class Caller:
             environ={**self._environ(cache), **environ, "ENVMGR_ANSWER": str(answer)},
             on_line=on_line,
             cwd=self._scratch,
+            pass_fds=locks,
             timeout_s=_LONGEST_S,
         )
         text = answer.read_text("utf-8", "replace") if answer.exists() else ""

@@ -59,13 +59,14 @@ def solve(
     arguments += ["--quiet", "--yes", "--no-pin", *(["--no-py-pin"] if caller.conda.is_libmamba else [])]
     arguments += ["--no-default-packages"] if not caller.conda.is_libmamba else []
     arguments += ["--override-channels", *(word for name in names.values() for word in ("--channel", name)), *specs]
-    with exclusive.held([cache], deadline=deadline, report=report):
+    with exclusive.held([cache], deadline=deadline, report=report) as locks:
         answer = caller.ask(
             arguments,
             cache=cache,
             phase="solve",
             doing=f"cannot solve for {request.subdir}",
             environ=_overrides(packages, report),
+            locks=locks,
         )
     records = [{**record, "url": caller.original(_url(record))} for record in _records(answer)]
     _check_channels(records, request)
