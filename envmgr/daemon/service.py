@@ -83,6 +83,7 @@ class Service(Inspection):
         self._reread = reread
         self._admission = threading.Lock()
         self._reloading = threading.Lock()
+        self._aliasing = threading.Lock()  # whose an alias is and what it stands for change together
         self._remembered: Counter[EnvName] = Counter()
         operations.hear_of_ends(self._teller.ended)
 
@@ -316,11 +317,12 @@ class Service(Inspection):
         """Drop an alias, and return those that are left; a user may drop what he had set himself."""
         with self._teller.told("unalias", caller, None, alias=alias) as telling:
             checked = names.alias(alias)
-            held_by = publication.all_aliases(self._layout).get(checked)
-            if held_by is None or records.read_alias_setter(self._layout, held_by, checked) != _creator(caller):
-                only_admin(caller, "drops an alias that another user has set")
-            telling.name = self._managers.use.remove_alias(checked)
-            records.clear_alias_setter(self._layout, telling.name, checked)
+            with self._aliasing:
+                held_by = publication.all_aliases(self._layout).get(checked)
+                if held_by is None or records.read_alias_setter(self._layout, held_by, checked) != _creator(caller):
+                    only_admin(caller, "drops an alias that another user has set")
+                telling.name = self._managers.use.remove_alias(checked)
+                records.clear_alias_setter(self._layout, telling.name, checked)
             return self.aliases(caller)
 
     # -------------------------------------------------------------------------------------------------- operations
@@ -367,11 +369,12 @@ class Service(Inspection):
             self._write_alias(caller, alias, name, is_move=is_move)
 
     def _write_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
-        is_new = publication.all_aliases(self._layout).get(alias) != name
-        self._managers.use.set_alias(alias, name, move=is_move and caller.role == "admin")
-        if is_new:
-            clock = self._managers.use.context.clock
-            records.write_alias_setter(self._layout, name, alias, _creator(caller), clock.time())
+        with self._aliasing:
+            is_new = publication.all_aliases(self._layout).get(alias) != name
+            self._managers.use.set_alias(alias, name, move=is_move and caller.role == "admin")
+            if is_new:
+                clock = self._managers.use.context.clock
+                records.write_alias_setter(self._layout, name, alias, _creator(caller), clock.time())
 
     def _check_alias(self, caller: Caller, alias: Alias, name: EnvName, *, is_move: bool) -> None:
         held_by = ready.resolve_alias(self._root, alias)
