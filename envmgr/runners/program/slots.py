@@ -17,8 +17,10 @@ with one name, that can be opened for reading. It is made with mode 0444 and ope
 since the kernel refuses that for other users' files (``fs.protected_regular``).
 
 Promised: never more instances than the limit that each of them was started with, whoever starts them, among those
-that see the same directory (a container has its own). Not promised: that one user cannot take places away from others
-by locking the files; he could as well start programs. A file that is no such file is an error that names it.
+that see the same directory (a container has its own), as long as nobody removes a file that is locked: its maker may,
+root may, and so does systemd's logind in /dev/shm when its maker logs out (``RemoveIPC=yes``). Not promised: that one
+user cannot take places away from others by locking the files; he could as well start programs. A file that is no such
+file is an error that names it.
 
 Source: flock(2), open(2), proc_sys_fs(5).
 """
@@ -129,16 +131,21 @@ def _promises(place: Path, allowed: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 def _take(path: Path) -> int | None:
     """Return a descriptor that holds the place of a file, or ``None`` where somebody has it."""
-    fd = _open(path)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    while True:
+        fd = _open(path)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(path, follow_symlinks=False)):
+                return fd
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except FileNotFoundError:
+            pass  # removed before it was ours: whoever comes next makes another
+        except BaseException:
+            os.close(fd)
+            raise
         os.close(fd)
-        return None
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd
 
 
 def _open(path: Path) -> int:
