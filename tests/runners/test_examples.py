@@ -102,7 +102,10 @@ def test_manifests() -> None:
         pod = document["spec"]["template"]["spec"]
         volumes = {volume["name"]: volume for volume in pod["volumes"]}
         for container in pod["initContainers"] + pod["containers"]:
+            is_job = document["kind"] == "Job"
+            assert not is_job or container["securityContext"]["runAsUser"] > 0
             for mount in container["volumeMounts"]:
+                assert not is_job or "hostPath" not in volumes[mount["name"]] or mount["readOnly"]
                 volume = volumes[mount["name"]]
                 assert volume.get("hostPath", {}).get("path", mount["mountPath"]) == mount["mountPath"]
             assert all(isinstance(word, str) for word in container["command"])
