@@ -40,6 +40,13 @@ def test_who_gives_up_ends_no_build_that_others_wait_for(user: dict[str, str], s
     assert len(list((store / "builds").iterdir())) == 1
 
 
+def test_who_has_little_time_takes_none_from_others(user: dict[str, str], store: Path) -> None:
+    """The first of three setups may wait for a moment only: it is told so, and the build goes on for the others."""
+    found = _agent(user, "one-has-little-time", SPEC)
+    assert found["outcomes"] == ["TimedOut", "float", "float"]
+    assert len(list((store / "builds").iterdir())) == 1
+
+
 def test_the_last_who_gives_up_leaves_nothing_running(user: dict[str, str], store: Path) -> None:
     """When all are cancelled the builder is ended before they return, and the environment can be had right after."""
     found = _agent(user, "all-give-up", SPEC)

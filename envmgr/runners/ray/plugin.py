@@ -4,10 +4,10 @@ Ray asks for `create` when nobody uses a uri yet, for `modify_context` before ea
 the last worker and the last job that used it are gone. In between this process holds the lease of the build; each
 worker holds one of its own, which its interpreter takes at its start.
 
-What holds: of many at once that ask for one uri, one builds, and the build goes on as long as one of them waits; one
-that Ray gave up (``setup_timeout_seconds``) leaves nothing running. All workers of a uri have one build, also when the
-name leads to a newer one by now. What a worker could not run in is refused here, in words, because a worker that cannot
-start tells nobody and is waited for without end.
+What holds: of many at once that ask for one uri, one builds, and the build goes on as long as one of them waits, each
+for its own time; one that Ray gave up (``setup_timeout_seconds``) leaves nothing running. All workers of a uri have one
+build, also when the name leads to a newer one by now. What a worker could not run in is refused here, in words, because
+a worker that cannot start tells nobody and is waited for without end.
 
 What is not promised: that the lease ends with a job that ends while its environment is still built. Ray forgets to
 give that back; the raylet's end does, or the next job of the same environment.
@@ -38,7 +38,7 @@ from ray._private.runtime_env.plugin import RuntimeEnvPlugin
 
 from envmgr import aio
 from envmgr.client import Environment
-from envmgr.errors import EnvmgrError, UnsuitableEnvironment, UsageError
+from envmgr.errors import EnvmgrError, TimedOut, UnsuitableEnvironment, UsageError
 from envmgr.events import Event
 from envmgr.runners import installed, requirements
 from envmgr.runners.ray import request
@@ -89,9 +89,9 @@ class EnvmgrPlugin(RuntimeEnvPlugin):  # type: ignore[misc]  # Ray is not there 
             asked = request.read(runtime_env[self.name])
             build = self._builds.get(uri)
             if build is None or build.is_given_up:
-                build = self._builds[uri] = _Build(asked, _timeout_s(asked, runtime_env))
+                build = self._builds[uri] = _Build(asked)
             try:
-                environment = await build.wait(logger)
+                environment = await build.wait(logger, _timeout_s(asked, runtime_env))
             except EnvmgrError as error:
                 raise error.with_traceback(None) from None  # Ray shows the user all of it, and the text comes last
             finally:
@@ -157,20 +157,28 @@ class _Held:
 
 
 class _Build:
-    """One ensure that many setups wait for; it ends with the last of them."""
+    """One ensure that many setups wait for, each for its own time; it ends with the last of them."""
 
-    def __init__(self, asked: request.Request, timeout_s: float | None) -> None:
+    def __init__(self, asked: request.Request) -> None:
         self.is_given_up = False
         self._is_taken = False
         self._loggers: list[logging.Logger] = []
-        self.task = asyncio.ensure_future(aio.ensure(asked.spec, timeout_s=timeout_s, on_progress=self._tell))
+        self._last = ""
+        self.task = asyncio.ensure_future(aio.ensure(asked.spec, on_progress=self._tell))
 
-    async def wait(self, logger: logging.Logger) -> Environment:
+    async def wait(self, logger: logging.Logger, timeout_s: float | None) -> Environment:
         self._loggers.append(logger)
         try:
-            environment = await asyncio.shield(self.task)
+            done, _ = await asyncio.wait([self.task], timeout=timeout_s)
+            if not done:
+                raise TimedOut(
+                    f"not ready within {timeout_s:g} s{self._last}",
+                    hint="timeout_s of runtime_env['envmgr'], or setup_timeout_seconds, allows more",
+                    timeout_s=timeout_s,
+                )
+            environment = self.task.result()
             self._is_taken = True
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimedOut):
             if len(self._loggers) == 1 and not self._is_taken:
                 await self._give_up()
             raise
@@ -187,6 +195,8 @@ class _Build:
             self.task.result().close()
 
     def _tell(self, event: Event) -> None:
+        if event.kind == "begin":
+            self._last = f"; the last that was begun: {event}"
         if event.kind in {"begin", "end", "warning"}:
             for logger in {logger.name: logger for logger in tuple(self._loggers)}.values():  # one a job: its own log
                 logger.log(logging.WARNING if event.kind == "warning" else logging.INFO, "envmgr: %s", event)
