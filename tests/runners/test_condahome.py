@@ -58,6 +58,17 @@ def test_installed_again(conda: CondaHome) -> None:
             installation.install(path, conda.root, lambda _words: None)
 
 
+def test_a_directory_of_others_is_no_home(conda: CondaHome, tmp_path: Path) -> None:
+    """Where others may write, a link of theirs would be followed, and callers would run what they put there."""
+    (tmp_path / "open" / "bin").mkdir(parents=True)
+    (tmp_path / "open" / "envmgr-condahome").touch()
+    (tmp_path / "open").chmod(0o777)
+    (tmp_path / "open" / "bin" / ".conda.new").symlink_to(tmp_path / "mine")
+    with pytest.raises(UsageError, match="another user's"):
+        installation.install(tmp_path / "open", conda.root, lambda _words: None)
+    assert not (tmp_path / "mine").exists()
+
+
 def test_a_home_whose_envmgr_is_gone(conda: CondaHome, tmp_path: Path) -> None:
     """It says so, in one line."""
     script = (conda.path / "bin" / "conda").read_text().replace("/envmgr", "/gone")

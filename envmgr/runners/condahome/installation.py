@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -40,8 +41,8 @@ class Installed:
 def install(directory: Path, root: Path, say: Callable[[str], None]) -> Installed:
     """Make `directory` a conda home of the store at `root`, or replace the files of one that it is.
 
-    The store need not exist. Raises `UsageError` for a directory that holds something else or has a path that callers
-    would trip over, and `PermissionRefused` where it cannot be written.
+    The store need not exist. Raises `UsageError` for a directory that holds something else, is another user's, or has
+    a path that callers would trip over, and `PermissionRefused` where it cannot be written.
     """
     home = _checked(directory)
     before = os.umask(0o022)  # everybody reads what is installed, whatever the installer's own habit
@@ -78,6 +79,11 @@ def _checked(directory: Path) -> Path:
         raise UsageError(
             f"{str(home)!r} cannot be a conda home: its path has more than letters, digits and ._+@-",
             hint="the programs that call conda put it into shell text without quotes",
+        )
+    if home.is_dir() and ((found := home.stat()).st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH):
+        raise UsageError(
+            f"{home} is another user's to change, who then decides what its callers run",
+            hint="choose another directory, or make it yours (chown, chmod o-w) and look at what is in it",
         )
     if home.exists() and not (home / DROP_IN_MARK).is_file():
         try:
