@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import resource
@@ -228,6 +229,22 @@ class TestInstances:
             Forked(take_as_nobody).result()
         os.close(held)
         Forked(take_as_nobody).result()
+
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be two users")
+    def test_nobody_sees_half_a_lock(self, request: pytest.FixtureRequest) -> None:
+        """Who comes while another user, whose umask is strict, makes a lock, gets it or finds it taken; no error."""
+        paths = slots.instance_paths(slots.directory(), slots.key("half", str(os.getpid())), 300)
+        request.addfinalizer(lambda: [path.unlink(missing_ok=True) for path in paths])
+
+        def take_each(uid: int) -> None:
+            os.umask(0o077)
+            os.setuid(uid)
+            for path in paths:
+                with contextlib.suppress(Busy):
+                    os.close(slots.instance([path], wait_s=0, on_wait=lambda: None))
+
+        for both in [Forked(functools.partial(take_each, uid)) for uid in (0, 65534)]:
+            both.result()
 
     def test_where_the_locks_are(self, tmp_path: Path) -> None:
         """A directory that not everybody shares is passed over; without any, the limit cannot be kept."""

@@ -28,6 +28,7 @@ Source: flock(2), open(2), proc_sys_fs(5).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -43,6 +44,7 @@ PLACES = (Path("/run/lock"), Path("/dev/shm"))  # noqa: S108 - checked, and what
 _STICKY_FOR_ALL = stat.S_ISVTX | stat.S_IWOTH | stat.S_IXOTH
 _LOOK_S = 0.1
 _LEVELS = 64
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT})  # an old overlay, say: then it is two steps
 
 
 def directory(places: Sequence[Path] = PLACES) -> Path:
@@ -155,9 +157,7 @@ def _open(path: Path) -> int:
             fd = os.open(path, flags)
         except FileNotFoundError:
             with contextlib.suppress(FileExistsError):
-                made = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o444)
-                os.fchmod(made, 0o444)  # whatever the umask
-                return made
+                _make(path)
             continue
         except OSError as error:
             raise _foreign(path, error.strerror or str(error)) from error
@@ -166,6 +166,24 @@ def _open(path: Path) -> int:
             return fd
         os.close(fd)
         raise _foreign(path, "it is no file of its own")
+
+
+def _make(path: Path) -> None:
+    """Make a lock's file in one step: nobody, also after a crash, finds one that the umask has closed to others."""
+    is_unnamed = True
+    try:
+        fd = os.open(path.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o444)
+    except OSError as error:
+        if error.errno not in _NO_TMPFILE:
+            raise
+        is_unnamed = False
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+    try:
+        os.fchmod(fd, 0o444)
+        if is_unnamed:
+            os.link(f"/proc/self/fd/{fd}", path, src_dir_fd=fd)  # any descriptor: without one Python follows no link
+    finally:
+        os.close(fd)
 
 
 def _foreign(path: Path, why: str) -> PermissionRefused:
