@@ -135,6 +135,25 @@ def run(name: str, variables: Mapping[str, str], work: Path, *, timeout_s: float
     return subprocess.CompletedProcess(command, process.returncode, out, err)
 
 
+def check(name: str, site: Site, directory: Path, settings: str) -> str | None:
+    """Run an example as somebody new at the site; print what it prints, and return why it failed, or ``None``.
+
+    Its store lies below `directory`, is empty and deleted afterwards: examples tell how many environments there are.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="envmgr-", ignore_cleanup_errors=True) as home,
+        tempfile.TemporaryDirectory(prefix="jobs-", dir=directory, ignore_cleanup_errors=True) as root,
+    ):
+        (Path(root) / "settings.toml").write_text(settings, encoding="utf-8")
+        done = run(name, site.variables(root=Path(root), home=Path(home)), Path(home) / "work", timeout_s=600)
+    print(done.stdout, end="")
+    missing = lacking((EXAMPLES / name / "expected.txt").read_text(encoding="utf-8"), done.stdout)
+    if done.returncode == 0 and missing is None:
+        return None
+    print(done.stderr, end="")
+    return f"exit status {done.returncode}" if done.returncode else f"no line like {missing!r}"
+
+
 def names() -> list[str]:
     """Return the examples that can be run."""
     return sorted(path.parent.name for path in EXAMPLES.glob("*/run"))
@@ -165,25 +184,18 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("names", metavar="NAME", nargs="*", help=f"only these: {', '.join(names())}")
     options = parser.parse_args(arguments)
-    file = options.directory / "settings.toml"  # absent where the defaults will do
+    if unknown := sorted(set(options.names) - set(names())):
+        parser.error(f"no such example: {', '.join(unknown)} (there are {', '.join(names())})")
+    file = options.directory / "store" / "settings.toml"  # absent where the defaults will do
     settings = file.read_text(encoding="utf-8") if file.exists() else ""
     site = prepare(options.directory, settings)
     failed = 0
     for name in options.names or names():
-        root = options.directory / "jobs"
-        root.mkdir(exist_ok=True)
-        (root / "settings.toml").write_text(settings, encoding="utf-8")
-        with tempfile.TemporaryDirectory(prefix="envmgr-") as home:
-            began = time.monotonic()
-            done = run(name, site.variables(root=root, home=Path(home)), Path(home) / "work", timeout_s=600)
-        print(done.stdout, end="")
-        missing = lacking((EXAMPLES / name / "expected.txt").read_text(encoding="utf-8"), done.stdout)
-        if done.returncode or missing is not None:
-            failed += 1
-            why = f"exit status {done.returncode}" if done.returncode else f"no line like {missing!r}"
-            print(f"{done.stderr}== {name}: FAILED: {why}")
-        else:
-            print(f"== {name}: as expected ({time.monotonic() - began:.0f} s)")
+        began = time.monotonic()
+        why = check(name, site, options.directory, settings)
+        failed += why is not None
+        verdict = f"as expected ({time.monotonic() - began:.0f} s)" if why is None else f"FAILED: {why}"
+        print(f"== {name}: {verdict}", flush=True)
     return 1 if failed else 0
 
 

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import example_site
 import pytest
 from answers import Answer, ended
 from conda_homes import SPEC, CondaHome
+from example_site import Site
 
 import envmgr
 from envmgr import ready
@@ -81,6 +83,14 @@ def test_a_home_whose_envmgr_is_gone(conda: CondaHome, tmp_path: Path) -> None:
 def test_the_example(run_example: Callable[..., str]) -> None:
     """Two engines, two names, one environment; what one removes, the other keeps."""
     run_example("condahome")
+
+
+@pytest.mark.runners
+def test_examples_one_after_the_other(site: Site, tmp_path: Path, demo_channel: str) -> None:
+    """scripts/examples gives each an empty store, as the counts that it prints demand, and leaves none behind."""
+    settings = f'default_channels = ["{demo_channel}"]\n'
+    assert [example_site.check("condahome", site, tmp_path, settings) for _ in range(2)] == [None, None]
+    assert list(tmp_path.iterdir()) == []
 
 
 # ------------------------------------------------------------------------------------------------------------- asking
@@ -301,6 +311,9 @@ def test_other_commands_are_refused(conda: CondaHome) -> None:
         answer = conda(*words)
         assert (answer.code, answer.out) == (1, "")
         assert "pass_conda_commands" in answer.err
+    answer = conda("activate", N)
+    assert (answer.code, answer.out) == (2, "")
+    assert "/bin/activate NAME" in answer.err
     assert conda("env", "create", "-n", "x", env={**conda.environ, "ENVMGR_CONDA_PASSED_ON": "1"}).code == 1
 
 

@@ -10,6 +10,7 @@ import typer
 
 from envmgr.cli import options
 from envmgr.cli.call import Call
+from envmgr.errors import UsageError
 
 
 def install(
@@ -18,7 +19,7 @@ def install(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Lay out a directory that stands where programs look for a conda installation.
+    """Lay out a directory that programs take for a conda installation.
 
     MLFLOW_CONDA_HOME=DIR (MLflow, MLSQL, Byzer), RAY_CONDA_HOME=DIR (Ray) or DIR/bin first on PATH: what they create,
     list, activate and remove is then envmgr's, in the store that is the default now. DIR/bin/conda --help lists what
@@ -29,6 +30,8 @@ def install(
     from envmgr.runners.condahome import installation
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
+    if not directory:
+        raise UsageError("the directory has no name", hint="such as /opt/envmgr/condahome")
     installed = installation.install(Path(directory), Path(call.root), call.say)
     call.say(f"{installed.home} is a conda home of {installed.root}")
     call.answer(installed.to_json())

@@ -77,7 +77,7 @@ def _checked(directory: Path) -> Path:
     home = directory.absolute()
     if not _HOME.fullmatch(str(home)) or ".." in home.parts:
         raise UsageError(
-            f"{str(home)!r} cannot be a conda home: its path has more than letters, digits and ._+@-",
+            f"{str(home)!r} cannot be a conda home: its path is too long, or not of letters, digits and ._+@- alone",
             hint="the programs that call conda put it into shell text without quotes",
         )
     if home.is_dir() and ((found := home.stat()).st_uid not in (0, os.geteuid()) or found.st_mode & stat.S_IWOTH):

@@ -12,22 +12,28 @@ from typing import NoReturn
 
 from envmgr import wiring
 from envmgr.backends.conda import exclusive, executable
-from envmgr.errors import PolicyRefused
+from envmgr.errors import PolicyRefused, UsageError
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit
 from envmgr.runners.condahome.program import Home, check_not_asked_by_envmgr, word_of
 
+_OF_SHELLS = ("activate", "deactivate")
 _OF_ACTIVATION = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_EXE")
 
 
 def hand_over(home: Home, arguments: list[str], why: str) -> NoReturn:
     """Refuse a call, or become the site's own conda with the same arguments; `why` names what is not known here.
 
-    Raises `PolicyRefused`, and `UsageError` where the site has no conda.
+    Raises `PolicyRefused`, and `UsageError` where the site has no conda or a shell's function was meant.
     """
     asked = f"conda {' '.join(arguments)[:200]}"
     check_not_asked_by_envmgr()
     settings = wiring.settings(Path(home.root))
+    if arguments[0] in _OF_SHELLS:
+        raise UsageError(
+            f"{asked}: a program cannot change the shell that called it",
+            hint=f". {home.path}/etc/profile.d/conda.sh first; or for one environment: . {home.path}/bin/activate NAME",
+        )
     if not settings.pass_conda_commands:
         raise PolicyRefused(
             f"{asked} is not answered by this conda home" + (f" ({why})" if why else ""),
