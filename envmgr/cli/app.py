@@ -20,7 +20,7 @@ _EPILOG = """\
 Exit codes:
 
 \b
- 0  done                              9  daemon or coordinator needed
+ 0  done                              9  busy, daemon or coordinator away
  1  unexpected, or a build failed    10  no space
  2  usage                            11  permission or policy
  3  invalid spec                     12  corrupt

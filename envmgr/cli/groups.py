@@ -8,11 +8,14 @@ usage errors are plain text: Rich would cost as much again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import typer
 import typer.main
 from typer.core import TyperCommand, TyperGroup
+
+TyperUsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
+"""The parent of all usage errors in click, which newer versions of Typer carry a copy of."""
 
 
 class _TextsAsTheyAre:
@@ -24,6 +27,14 @@ class _TextsAsTheyAre:
             if "process_value" not in vars(parameter):
                 parameter.process_value = _quick(parameter)
         return parameters
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            rest: list[str] = super().parse_args(ctx, args)  # type: ignore[misc]  # of the class that this is mixed into
+        except TyperUsageError as error:
+            error.ctx = error.ctx or ctx  # of an option without its value, click does not tell whose it is
+            raise
+        return rest
 
 
 def _quick(parameter: Any) -> Callable[[Any, Any], Any]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LEAST_MEMORY_BYTES = 1 << 20
+
 AsJson = Annotated[bool, typer.Option("--json", help="Answer with one JSON record, errors included.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No words and no progress; errors only.")]
 Environment = Annotated[
@@ -77,8 +79,11 @@ def limits(
     if wait is not None and instances is None:
         raise UsageError("--wait is for a place among --instances", hint="envmgr run X --instances 3 --wait 30s -- …")
     some = kinds.integer(1, 1 << 20)
+    memory_bytes = value("--memory", memory, kinds.SIZE)
+    if memory_bytes and memory_bytes < _LEAST_MEMORY_BYTES:  # a unit was forgotten
+        raise UsageError(f"--memory {memory!r} is less than a program can start with", hint="with a unit, such as 2GiB")
     return Limits(
-        memory_bytes=value("--memory", memory, kinds.SIZE),
+        memory_bytes=memory_bytes,
         cores=value("--cores", cores, some),
         wall_s=value("--wall", wall, kinds.DURATION),
         instances=value("--instances", instances, some),

@@ -21,13 +21,14 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn, cast
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
 from envmgr.cli import output, shapes
 from envmgr.cli.app import command
 from envmgr.cli.call import Globals
+from envmgr.cli.groups import TyperUsageError
 from envmgr.errors import Cancelled, EnvmgrError, UsageError
 from envmgr.interruption import Interrupted, signals_raise
 
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
     from envmgr.ports import Backend
 
 _SIGPIPE_EXIT_CODE = 128 + signal.SIGPIPE
-# The parent of all usage errors in click, which newer versions of Typer carry a copy of.
-_TyperUsageError = cast("type[typer.BadParameter]", typer.BadParameter.__bases__[0])
 
 
 def run_and_exit(*, backend: Backend | None = None) -> NoReturn:
@@ -106,7 +105,7 @@ def translated(error: BaseException) -> EnvmgrError:
     if isinstance(error, KeyboardInterrupt):
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         return Cancelled(f"ended by {signal.Signals(number).name}", signal=signal.Signals(number).name)
-    if isinstance(error, _TyperUsageError):
+    if isinstance(error, TyperUsageError):
         context = error.ctx
         where = "envmgr" if context is None else context.command_path
         hint = f"{where} --help"

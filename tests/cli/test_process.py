@@ -68,10 +68,17 @@ class TestEveryCommand:
         assert answer.code == 2
         assert "hint: --root stands before the command: envmgr --root DIR alias list" in answer.err
 
+    def test_an_option_without_its_value(self, cli: Cli) -> None:
+        """The hint is the help of the command whose option it is."""
+        answer = cli("alias", "set", "a", "b", "--json", "--quiet", "--no-such")
+        assert answer.record["error"]["hint"] == "envmgr alias set --help"
+        answer = cli("pack", "forecast", "--output")
+        assert (answer.code, answer.err.splitlines()[-1]) == (2, "hint: envmgr pack --help")
+
     def test_main_help_has_the_exit_codes(self, cli: Cli) -> None:
         """The table of exit codes is in the main help, line by line."""
         lines = cli("--help").out.splitlines()
-        assert any(line.split() == ["0", "done", "9", "daemon", "or", "coordinator", "needed"] for line in lines)
+        assert any(line.split() == ["0", "done", "9", "busy,", "daemon", "or", "coordinator", "away"] for line in lines)
 
     def test_without_a_command(self, cli: Cli) -> None:
         """No command at all: the help on standard error, exit code 2."""

@@ -180,8 +180,9 @@ class TestCommand:
         out, err = capsys.readouterr()
         assert [line.partition(":")[0] for line in out.splitlines()] == ["error", "error", "warning"]
         assert "by the spec's text alone: 2 errors, 1 warning" in err
-        assert cli.main(["lint", str(file), "--for", "ray,pyspark"]) == 0
-        assert "warning: pyspark: it has no pandas" in capsys.readouterr().out
+        for systems in (["--for", "ray,pyspark"], ["--for", "ray", "--for", "pyspark"]):
+            assert cli.main(["lint", str(file), *systems]) == 0
+            assert "warning: pyspark: it has no pandas" in capsys.readouterr().out
         assert not (tmp_path / "store").exists()
 
     @pytest.mark.parametrize(
@@ -190,6 +191,7 @@ class TestCommand:
             ["x"],
             ["x", "--for", "dask"],
             ["x", "--for", "ray", "--ray", "two"],
+            ["x", "--for", "ray", "--ray", "2.x"],
             ["x", "--for", "ray", "--python", "2.7"],
         ],
     )

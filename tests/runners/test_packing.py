@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from fakes.processes import Forked
 
 import envmgr
 from envmgr import ready, wiring
-from envmgr.errors import Cancelled, NoSpace, TimedOut, UsageError
+from envmgr.errors import Cancelled, NoSpace, PermissionRefused, TimedOut, UsageError
 from envmgr.runners import packing
 from envmgr.runners.packing.contents import portable_script
 from envmgr.store.layout import Layout
@@ -337,6 +338,14 @@ class TestWords:
         with pytest.raises(UsageError) as caught:
             packing.format_of(Path(name), given)
         assert "tar.gz, zip" in (caught.value.hint or "")
+
+    @pytest.mark.parametrize("place", ["/proc", "nowhere", "file"])
+    def test_where_nothing_can_be_written(self, tmp_path: Path, place: str) -> None:
+        """A place that takes no file is refused before anything is built or packed, and named."""
+        (tmp_path / "file").touch()
+        output = tmp_path / place / "a.zip"
+        with pytest.raises((UsageError, PermissionRefused), match=re.escape(str(output))):
+            packing.checked_format(output)
 
     @pytest.mark.parametrize(
         ("first", "portable"),

@@ -29,8 +29,14 @@ def lint(
     context: typer.Context,
     x: options.Environment,
     systems: Annotated[
-        str, typer.Option("--for", metavar="SYSTEM", show_default=False, help="ray, pyspark, pyjava or mlflow; a,b.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--for",
+            metavar="SYSTEM",
+            show_default=False,
+            help="ray, pyspark, pyjava or mlflow; several with commas.  [required]",
+        ),
+    ] = None,
     ray: Annotated[
         str | None, typer.Option("--ray", metavar="VERSION", show_default=False, help="The cluster's Ray, as 2.60.0.")
     ] = None,
@@ -40,18 +46,20 @@ def lint(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> int:
-    """Tell before a job does that an environment cannot work with a system.
+    """Tell why an environment cannot work with Ray, Spark, MLflow.
 
-    Judged by the packages of the build, else of the lockfile, else by the spec's text alone, which leaves things open:
-    those are warnings. Prints all that is wrong; exit code 15 if it cannot work, else 0. Nothing is built or solved.
+    Before a job finds out. Judged by the packages of the build, else of the lockfile, else by the spec's text alone,
+    which leaves things open: those are warnings. Prints all that is wrong; exit code 15 if it cannot work, else 0.
+    Nothing is built or solved.
     """
     from envmgr.runners import lint as lint_
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    wanted = tuple(filter(None, systems.split(",")))
+    given = ",".join(systems or ())
+    wanted = tuple(dict.fromkeys(filter(None, given.replace(" ", "").split(","))))
     if not wanted or not set(wanted) <= set(lint_.SYSTEMS):
-        given = f"--for {systems!r} names no system" if systems else "--for is missing"
-        raise UsageError(given, hint=f"some of {', '.join(lint_.SYSTEMS)}")
+        message = f"--for {given!r} names no system" if given else "--for is missing"
+        raise UsageError(message, hint=f"some of {', '.join(lint_.SYSTEMS)}")
     site = _site(ray, python)
     name, known = _known(call, x)
     findings = lint_.lint(known, wanted, site)
@@ -82,7 +90,7 @@ def _line(finding: Finding, has_systems: bool) -> str:
 def _site(ray: str | None, python: str | None) -> Site:
     from envmgr.runners.lint import Site
 
-    if ray is not None and not re.fullmatch(r"\d+(\.\w+)*", ray):
+    if ray is not None and not re.fullmatch(r"\d+(\.\d+)+[.\w]*", ray):
         raise UsageError(f"--ray {ray!r} is no version", hint="such as 2.60.0")
     if python is None:
         return Site(None, ray)

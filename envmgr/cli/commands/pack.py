@@ -21,7 +21,8 @@ def pack(
     context: typer.Context,
     x: options.Environment,
     out: Annotated[
-        str | None, typer.Option("-o", "--output", metavar="OUT", show_default=False, help="The archive; replaced.")
+        str | None,
+        typer.Option("-o", "--output", metavar="OUT", show_default=False, help="The archive; replaced.  [required]"),
     ] = None,
     archive_format: Annotated[
         str | None,
@@ -48,7 +49,7 @@ def pack(
     timeout_s = options.seconds(timeout)
     if out is None:
         raise UsageError("the archive is not named", hint="envmgr pack X -o env.tar.gz")
-    packing.format_of(Path(out), archive_format)  # before anything is built
+    packing.checked_format(Path(out), archive_format)  # before anything is built
     lease = _lease(call, x, timeout_s)
     try:
         found = packing.pack(lease, Path(out), archive_format=archive_format, timeout_s=timeout_s, say=call.say)

@@ -35,7 +35,7 @@ from envmgr.store.packs import FORMATS, Pack, Packs
 if TYPE_CHECKING:
     from envmgr.ready import Lease
 
-__all__ = ["FORMATS", "OWN_BYTES", "Packed", "format_of", "pack"]
+__all__ = ["FORMATS", "OWN_BYTES", "Packed", "checked_format", "format_of", "pack"]
 
 OWN_BYTES = 20 << 30
 """What a user who does not own the store keeps of archives at most, the least recently used going first."""
@@ -70,10 +70,7 @@ def pack(
     each hundred megabytes, or until another process has packed it. `say` hears in words what takes long. Raises
     `UsageError` for a format or a path that cannot be, `TimedOut`, `NoSpace`, `PermissionRefused`.
     """
-    chosen = format_of(output, archive_format)
-    if output.is_dir() or not output.parent.is_dir():
-        what = "is a directory" if output.is_dir() else "is in no directory that is there"
-        raise UsageError(f"{output} {what}", hint="name the archive's file")
+    chosen = checked_format(output, archive_format)
     _, lock_digest = records.read_digests(Layout(Path(lease.root)), lease.name, lease.build_id)
     turn = _Turn(lease, lock_digest, chosen, _deadline(timeout_s), is_cancelled, say)
     try:
@@ -86,6 +83,23 @@ def pack(
         raise ours from (None if ours is error else error)
 
 
+def checked_format(output: Path, archive_format: str | None = None) -> str:
+    """Return the format (see `format_of`) of an archive that can be written at `output`; see `pack` for errors."""
+    chosen = format_of(output, archive_format)
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a directory" if output.is_dir() else "is in no directory that is there"
+        raise UsageError(f"{output} {what}", hint="name the archive's file")
+    probe = _temporary(output)
+    try:
+        probe.touch(exist_ok=False)  # or it would be known only after minutes of packing
+        probe.unlink()
+    except OSError as error:
+        ours = opening.translate(OSError(error.errno, error.strerror, str(output)), output)
+        unknown = UsageError(f"cannot write {output}: {error.strerror}", hint="choose another directory")
+        raise (unknown if isinstance(ours, OSError) else ours) from error
+    return chosen
+
+
 def format_of(output: Path, archive_format: str | None = None) -> str:
     """Return the format that was asked for, or that the file's name means; `UsageError` for one that is not known."""
     if archive_format is not None:
@@ -96,7 +110,8 @@ def format_of(output: Path, archive_format: str | None = None) -> str:
     for suffix in (*FORMATS, *_SHORT):
         if output.name.endswith(f".{suffix}"):
             return _SHORT.get(suffix, suffix)
-    raise UsageError(f"{output.name} does not tell the archive's format", hint=f"one of {', '.join(FORMATS)}")
+    hint = f"an ending or --format: one of {', '.join(FORMATS)}"
+    raise UsageError(f"{output.name} does not tell the archive's format", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +217,7 @@ def _give(archive: Path, output: Path) -> bool:
     It is another link to the archive where that is ours and on that file system, else a copy. What is ours and
     read-only can be linked without harm: no program writes into it by mistake.
     """
-    temporary = output.with_name(f"{fsio.TEMPORARY}{output.name}-{os.urandom(6).hex()}")
+    temporary = _temporary(output)
     try:
         if not (archive.stat().st_uid == os.geteuid() and _link(archive, temporary)):
             _copy(archive, temporary)
@@ -215,6 +230,10 @@ def _give(archive: Path, output: Path) -> bool:
     finally:
         temporary.unlink(missing_ok=True)
     return True
+
+
+def _temporary(output: Path) -> Path:
+    return output.with_name(f"{fsio.TEMPORARY}{output.name}-{os.urandom(6).hex()}")
 
 
 def _link(archive: Path, target: Path) -> bool:
