@@ -13,7 +13,7 @@ import pytest
 from program_store import BARE, ENVMGR, LIMIT_S, Programs, until
 
 import envmgr
-from envmgr.errors import InvalidSpec, UsageError
+from envmgr.errors import EnvmgrError, InvalidSpec, UsageError
 
 FORMS = pytest.mark.parametrize("limits", [[], ["--wall", "1h"]], ids=["exec", "limited"])
 KINDS = pytest.mark.parametrize("limits", [None, envmgr.Limits(wall_s=3600)], ids=["plain", "limited"])
@@ -45,6 +45,17 @@ class TestLibrary:
         """As in `subprocess`."""
         done = envmgr.run("tiny", ["sh", "-c", "kill -SEGV $$"], root=programs.root, limits=limits)
         assert done.status == -signal.SIGSEGV
+
+    def test_where_the_kernel_reaps_children(self, programs: Programs) -> None:
+        """A caller that ignores SIGCHLD learns how a limited program ended, and of others that it cannot be known."""
+        before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+        try:
+            done = envmgr.run("tiny", ["sh", "-c", "exit 3"], root=programs.root, limits=envmgr.Limits())
+            with pytest.raises(EnvmgrError, match="ignores SIGCHLD"):
+                envmgr.run("tiny", ["sh", "-c", "exit 3"], root=programs.root)
+        finally:
+            signal.signal(signal.SIGCHLD, before)
+        assert done.status == 3
 
     @KINDS
     def test_the_log_is_live(self, programs: Programs, limits: envmgr.Limits | None) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from envmgr import cgroups, client
-from envmgr.errors import LimitExceeded, UnsuitableFilesystem, UsageError
+from envmgr.errors import EnvmgrError, LimitExceeded, UnsuitableFilesystem, UsageError
 from envmgr.events import Event, counted
 from envmgr.runners.program import slots
 from envmgr.runners.program.limits import Finished, Limits
@@ -84,6 +84,12 @@ def _plainly(environment: Environment, command: Sequence[str], **options: Any) -
     process = environment.popen(command, **options)
     try:
         _, status, used = os.wait4(process.pid, 0)
+    except ChildProcessError as error:
+        process.returncode = 0  # nobody knows
+        raise EnvmgrError(
+            f"how {command[0]} ended is not known: this program ignores SIGCHLD, or reaps its children elsewhere",
+            hint="with limits, be they empty (envmgr.Limits()), it is",
+        ) from error
     except BaseException:
         process.kill()
         process.wait()
