@@ -126,7 +126,7 @@ class _Supervisor:
                 if self._over is not None:
                     return
                 self._over = {"limit": "wall_s", "value": wall_s, "used": now - began}
-                os.kill(self._program, signal.SIGTERM)
+                self._send(signal.SIGTERM)
                 until = now + GRACE_S
             next_at = min((at for at in (look_at, until) if at is not None), default=None)
             ready = {fd for fd, _ in poll.poll(None if next_at is None else max(0.0, next_at - now) * 1000)}
@@ -144,8 +144,12 @@ class _Supervisor:
         """Pass signals on to the program, which is not reaped yet; tell whether there may be more orders."""
         numbers = os.read(self._orders, 64)
         for number in numbers:
-            os.kill(self._program, number)
+            self._send(number)
         return bool(numbers)
+
+    def _send(self, number: int) -> None:
+        with contextlib.suppress(PermissionError):  # a setuid program; that it is left is told in the end
+            os.kill(self._program, number)
 
     def _is_over_memory(self, memory_bytes: int) -> bool:
         family = tree.below(os.getpid())

@@ -98,7 +98,11 @@ class EnvmgrPlugin(RuntimeEnvPlugin):  # type: ignore[misc]  # Ray is not there 
                 if self._builds.get(uri) is build and build.task.done():
                     del self._builds[uri]
             if uri not in self._held:
-                self._held[uri] = _Held(environment)
+                try:
+                    self._held[uri] = _Held(environment)
+                except BaseException:
+                    environment.close()
+                    raise
                 logger.info("envmgr: %s is ready: %s", environment.name, environment.prefix)
         return 1.0  # more than a cache of 0 takes, so that delete_uri comes as soon as nobody uses it
 
