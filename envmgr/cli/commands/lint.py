@@ -55,10 +55,10 @@ def lint(
     from envmgr.runners import lint as lint_
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    given = ",".join(systems or ())
-    wanted = tuple(dict.fromkeys(filter(None, given.replace(" ", "").split(","))))
-    if not wanted or not set(wanted) <= set(lint_.SYSTEMS):
-        message = f"--for {given!r} names no system" if given else "--for is missing"
+    wanted = tuple(dict.fromkeys(word for text in systems or () for word in text.replace(",", " ").split()))
+    wrong = [word for word in wanted if word not in lint_.SYSTEMS]
+    if wrong or not wanted:
+        message = f"--for: {wrong[0]!r} is no system" if wrong else "--for is missing"
         raise UsageError(message, hint=f"some of {', '.join(lint_.SYSTEMS)}")
     site = _site(ray, python)
     name, known = _known(call, x)

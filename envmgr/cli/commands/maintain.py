@@ -155,7 +155,7 @@ def gc(
     as_json: options.AsJson = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Free what nothing needs, and environments that limits want to go.
+    """Free what nothing needs, and what the limits want to go.
 
     That is: leftovers of builds, the trash, cached packages of no environment. Environments go, the least recently used
     first, as the settings gc_... say, or these options instead of them; never one that is in use or pinned.

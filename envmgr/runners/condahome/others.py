@@ -17,6 +17,7 @@ from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit
 from envmgr.runners.condahome.program import Home, check_not_asked_by_envmgr, word_of
 
+_UNCHANGING = "environments of envmgr are made from a file and never changed: conda env create -n N -f FILE; "
 _OF_SHELLS = ("activate", "deactivate")
 _OF_ACTIVATION = ("CONDA_PREFIX", "CONDA_DEFAULT_ENV", "CONDA_SHLVL", "CONDA_PROMPT_MODIFIER", "CONDA_EXE")
 
@@ -37,8 +38,8 @@ def hand_over(home: Home, arguments: list[str], why: str) -> NoReturn:
     if not settings.pass_conda_commands:
         raise PolicyRefused(
             f"{asked} is not answered by this conda home" + (f" ({why})" if why else ""),
-            hint="environments of envmgr are made from a file and never changed: conda env create -n N -f FILE; "
-            "envmgr's setting pass_conda_commands hands other commands to the site's own conda",
+            hint=f"{'' if why else _UNCHANGING}{home.path}/bin/conda --help lists what is; "
+            "envmgr's setting pass_conda_commands hands the rest to the site's own conda",
             rule="conda-command",
             setting="pass_conda_commands",
         )
