@@ -47,7 +47,7 @@ def pack(
 
     call = Call(context, is_json=as_json, is_quiet=quiet)
     timeout_s = options.seconds(timeout)
-    if out is None:
+    if not out:
         raise UsageError("the archive is not named", hint="envmgr pack X -o env.tar.gz")
     packing.checked_format(Path(out), archive_format)  # before anything is built
     lease = _lease(call, x, timeout_s)
