@@ -104,6 +104,7 @@ class TestRun:
         assert cli("run", name).code == 2
         assert cli("run", name, "--").code == 2
         assert cli("run", "-", "--", "true").code == 2
+        assert "hint: with a unit" in cli("run", name, "--memory", "2", "--", "true").err
         without = cli("run", name, "sh", "-c", "true")
         assert (without.code, "behind --" in without.err) == (2, True)
 
