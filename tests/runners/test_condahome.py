@@ -17,10 +17,12 @@ from conda_homes import SPEC, CondaHome
 from example_site import Site
 
 import envmgr
-from envmgr import ready
+from envmgr import names, ready
 from envmgr.backends.conda import exclusive
 from envmgr.errors import UsageError
 from envmgr.runners.condahome import installation
+from envmgr.store import publication, records
+from envmgr.store.layout import Layout
 
 pytestmark = pytest.mark.slow
 N = "mlflow-appA-1f3a"
@@ -58,6 +60,24 @@ def test_installed_again(conda: CondaHome) -> None:
     for path in (conda.directory, conda.directory / "with a space", conda.spec("file")):
         with pytest.raises(UsageError):
             installation.install(path, conda.root, lambda _words: None)
+
+
+def test_a_computed_name_that_another_user_set_is_not_listed(conda: CondaHome, tmp_path: Path) -> None:
+    """MLflow would take it unasked; it is listed for whoever had it set, and other names are for everybody."""
+    store = Layout(conda.root)
+    name = ready.resolve_alias(str(conda.root), N)
+    assert name is not None
+    other, plain = names.alias("mlflow-1f3b"), names.alias("forecast")
+    for alias in (other, plain):
+        publication.set_alias(store, alias, name)
+        records.write_alias_setter(store, name, alias, 12345, 0.0)
+    listed = [Path(path).name for path in json.loads(conda.ok("env", "list", "--json"))["envs"]]
+    assert plain in listed
+    assert other not in listed
+    records.write_alias_setter(store, name, other, os.geteuid(), 0.0)
+    assert f"/{other}" in conda.ok("env", "list", "--json")
+    for alias in (other, plain):
+        publication.remove_alias(store, alias)
 
 
 def test_a_directory_of_others_is_no_home(conda: CondaHome, tmp_path: Path) -> None:

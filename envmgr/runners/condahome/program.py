@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 CONDA_VERSION = "25.1.1"
 """The conda whose command lines these are; what ``--version`` says, since callers compare it."""
+_COMPUTED = "mlflow-"
+"""How names begin that MLflow and MLSQL compute from the text of a file."""
 _LARGEST_ERROR_CHARS = 16_000
 _READER_S = 0.5
 _LINES_S = 0.05  # a reader has taken the lines out of the pipe, and is about to pass them on
@@ -184,7 +186,11 @@ def add_site_packages() -> None:
 
 
 def environments(root: str) -> "list[tuple[str, str]]":
-    """Return (alias or name, stable path) of all that is ready, sorted; what is not whole or not ours is left out."""
+    """Return (alias or name, stable path) of all that is ready, sorted; what is not whole or not ours is left out.
+
+    So is what another user had set under a name that is computed from a text (`_COMPUTED`): whoever finds it listed
+    takes it for what he would have made. Not finding it, he has it created, which is at once where it is the same.
+    """
     try:
         entries = sorted(os.listdir(f"{root}/envs"))
     except (FileNotFoundError, NotADirectoryError):
@@ -192,11 +198,25 @@ def environments(root: str) -> "list[tuple[str, str]]":
     found = []
     for entry in entries:
         try:
-            if (is_alias(entry) or is_name(entry)) and ready.resolve(root, entry) is not None:
-                found.append((entry, f"{root}/envs/{entry}"))
+            resolved = ready.resolve(root, entry) if is_alias(entry) or is_name(entry) else None
+            if resolved is None or (entry.startswith(_COMPUTED) and _is_anothers(root, resolved[0], entry)):
+                continue
+            found.append((entry, f"{root}/envs/{entry}"))
         except Corrupt:
             continue
     return found
+
+
+def _is_anothers(root: str, name: str, alias: str) -> bool:
+    """Tell whether the daemon set an alias for another user, root excepted (`envmgr.store.records`)."""
+    try:
+        with open(f"{root}/names/{name}/alias-{alias}.json", encoding="utf-8") as file:
+            uid = file.read().partition('"uid":')[2].partition(",")[0]
+    except FileNotFoundError:
+        return False  # the store's owner set it himself
+    except OSError:
+        return True
+    return uid.strip() not in {"0", str(os.geteuid())}
 
 
 def word_of(root: str, given: str) -> "str | None":
