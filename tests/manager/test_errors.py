@@ -27,6 +27,8 @@ EXIT_CODES = {
     12: {"corrupt", "name_collision"},
     13: {"incompatible_host"},
     14: {"lockfile_mismatch", "lockfile_too_large"},
+    15: {"unsuitable"},
+    16: {"limit_exceeded"},
     130: {"cancelled"},
 }
 

@@ -265,7 +265,7 @@ def test_conda_home(host: ServiceHost) -> None:
     """Of one home, installed by root, all users create, list and activate under their own names, and each drops his."""
     host.ready("root", "condahome", "install", HOME)
     conda = f"{HOME}/bin/conda"
-    spec = host.spec("app", "lib")
+    spec = host.spec("app", "lib>0")  # of no other test here
     for user, how in (("alice", "was built"), ("bob", "is there already")):
         said = host.box.ok(conda, "env", "create", "-n", f"mlflow-{user}-77", "--file", spec, user=user)
         assert how in said.splitlines()[-1]
