@@ -24,6 +24,14 @@ hypothesis.settings.register_profile("beside", deadline=None, suppress_health_ch
 hypothesis.settings.load_profile("beside")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever uses ZooKeeper's servers is slow, before marks choose what runs: scripts/check starts no server."""
+    for item in items:
+        if {"zookeeper", "_ensemble", "secure"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _signals() -> None:
     """Start programs as a terminal does: whoever runs the tests in the background may have these signals ignored."""

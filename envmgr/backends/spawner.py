@@ -14,6 +14,8 @@ imports neither rattler nor conda_lock.
   neither side can wait for the other.
 * Where the kernel lets us, the memory of the builder and its tools is bounded (`envmgr.cgroups`).
 * However `Spawner.build` ends, the builder and all that it has started are gone (`envmgr.backends.families`).
+
+One build from its request to its end stands in one module, although that makes it a little long.
 """
 
 from __future__ import annotations

@@ -97,7 +97,8 @@ def crowd(endpoint: Endpoint) -> Iterator[Crowd]:
 
 def test_four_times_the_contenders_read_less_than_twice_the_names_each(crowd: Crowd) -> None:
     """Where each listed all the others, it would be four times; never more than three have a turn; nothing is left."""
-    few, many = crowd.names_each(40), crowd.names_each(160)
+    # Of fewer, what each read would depend on how many of the first `CROWD` happened to come to an empty gate.
+    few, many = crowd.names_each(80), crowd.names_each(320)
     assert many < 2 * few
     assert 1 <= crowd.most <= 3
     until(lambda: crowd.sessions[0].children("/v1/claims/rollout") == (), 20)

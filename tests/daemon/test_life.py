@@ -81,14 +81,14 @@ def test_the_socket_of_a_service_has_the_mode_of_its_group(tmp_path: Path, group
         assert (status.st_gid != 0) == (group is not None)
 
 
-def test_a_directory_of_somebody_elses_is_not_used(tmp_path: Path) -> None:
+def test_a_directory_of_somebody_elses_is_not_used(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A directory in the way that others can change is left alone; the link leads to another place."""
     (tmp_path / "envmgr").mkdir(mode=0o777)
     (tmp_path / "envmgr").chmod(0o777)
-    (tmp_path / "tmp").mkdir()
-    with contextlib.closing(Daemon(tmp_path, environ={"TMPDIR": str(tmp_path / "tmp")})) as daemon:
+    elsewhere = tmp_path_factory.mktemp("t")  # short: the path of a socket is bounded
+    with contextlib.closing(Daemon(tmp_path, environ={"TMPDIR": str(elsewhere)})) as daemon:
         daemon.start(start_new_session=True)
-        assert Path(daemon.socket).parent.parent == tmp_path / "tmp"
+        assert Path(daemon.socket).parent.parent == elsewhere
         assert stat.S_IMODE(Path(daemon.socket).parent.stat().st_mode) == 0o700
 
 
