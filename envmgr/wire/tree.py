@@ -14,6 +14,7 @@ The tree, below the setting ``zookeeper_root``::
     v1/status/<host>                 `HostStatus`; the hosts that are known
     v1/progress/<host>               `HostProgress`; ephemeral
     v1/archives/<host>@<URL>         empty; ephemeral: a host that gives archives to the others, one of the few that do
+    v1/giving/<host>                 empty; ephemeral: a host that would give archives, and found room among those few
     v1/claims/…                      see `envmgr.coordination.zookeeper.claims`
 
 The bytes of a record are JSON, compressed with zlib; a reader leaves unknown keys alone and takes defaults for missing

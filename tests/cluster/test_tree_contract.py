@@ -27,7 +27,7 @@ from envmgr.wire.tree import LARGEST_NODE_BYTES
 Opening = Callable[[], Tree]
 
 
-@pytest.fixture(params=["fake", "zookeeper"])
+@pytest.fixture(params=["fake", pytest.param("zookeeper", marks=pytest.mark.slow)])
 def opening(request: pytest.FixtureRequest) -> Iterator[Opening]:
     """Open another session on the same tree."""
     if request.param == "fake":
@@ -83,10 +83,13 @@ def test_creating_makes_parents_and_never_replaces(one: Tree) -> None:
 
 
 def test_children_are_sorted_names(one: Tree) -> None:
-    """Children come sorted, and only the direct ones."""
+    """Children come sorted, and only the direct ones; their parent knows how many there are."""
     for name in ("b", "a", "c/d"):
         one.create(f"/v1/top/{name}")
     assert one.children("/v1/top") == ("a", "b", "c")
+    parent = one.get("/v1/top")
+    assert parent is not None
+    assert parent.children == 3
 
 
 def test_another_version_is_refused(one: Tree) -> None:

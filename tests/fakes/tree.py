@@ -143,7 +143,8 @@ class FakeTree:
             self.reads.append(path)
             if watch is not None:
                 self._servers.watch("data", path, watch)
-            return self._nodes.get(path)
+            node = self._nodes.get(path)
+            return None if node is None else dataclasses.replace(node, children=len(_children(self._nodes, path)))
 
     def stamp(self, path: str, *, watch: Watch | None = None, timeout_s: float = 5.0) -> Stamp | None:
         with self._servers.lock:

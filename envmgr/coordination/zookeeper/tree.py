@@ -26,6 +26,7 @@ LOCKFILES = "/v1/lockfiles"
 STATUS = "/v1/status"
 PROGRESS = "/v1/progress"
 ARCHIVES = "/v1/archives"
+GIVING = "/v1/giving"
 CLAIMS = "/v1/claims"
 
 

@@ -197,7 +197,11 @@ class SimulatedHost:
         entered = await self._session.children(paths.ARCHIVES)
         mine = None if self._url is None else f"{self.name}@{quote(self._url, safe='')}"
         if mine is not None and mine not in entered and len(entered) < givers.MOST:
-            await self._session.create(f"{paths.ARCHIVES}/{mine}", flags=jute.EPHEMERAL)
+            await self._session.create(f"{paths.GIVING}/{self.name}", flags=jute.EPHEMERAL)
+            giving = await self._session.get(paths.GIVING)
+            without = 0 if giving is None else giving.child_count - len(entered)
+            if _between(0.0, 1.0) * without < givers.MOST - len(entered):
+                await self._session.create(f"{paths.ARCHIVES}/{mine}", flags=jute.EPHEMERAL)
 
     def _said(self, intent: Intent, state: EnvState) -> EnvironmentStatus:
         is_ready = state == "ready"
