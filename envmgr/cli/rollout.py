@@ -83,7 +83,7 @@ def wait(
 ) -> DeclaredEnvironment:
     """Wait as `envmgr.cluster.rollout.wait` does, and show it; the field ``rows`` of its errors has every row.
 
-    ZooKeeper, or the daemon, may be away for `PATIENCE_S` in between.
+    ZooKeeper, or the daemon, may be away for `PATIENCE_S`.
     """
     from envmgr.manager.context import SystemClock
 
@@ -93,31 +93,34 @@ def wait(
         seen[:] = found.rows
         show.rows(found.rows, now)
 
+    patient = _Patient(watching, PATIENCE_S if timeout_s is None else min(PATIENCE_S, timeout_s))
     try:
-        return rollout.wait(
-            _Patient(watching), clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look
-        )
+        return rollout.wait(patient, clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look)
     except (RolloutFailed, TimedOut) as error:
         error.fields["rows"] = [dataclasses.asdict(row) for row in seen]
         raise
 
 
 class _Patient:
-    """Looks at an environment, and for a while tells the last look where nobody answers."""
+    """Looks at an environment; where nobody answers, it tells the last look for a while, or waits for the first."""
 
-    def __init__(self, watching: Watching) -> None:
+    def __init__(self, watching: Watching, patience_s: float) -> None:
         self._watching = watching
+        self._patience_s = patience_s
         self._last: DeclaredEnvironment | None = None
-        self._at = 0.0
+        self._at = time.monotonic()
 
     def show(self) -> DeclaredEnvironment:
-        try:
-            self._last = self._watching.show()
-            self._at = time.monotonic()
-        except (CoordinatorUnavailable, DaemonUnavailable):
-            if self._last is None or time.monotonic() - self._at > PATIENCE_S:
-                raise
-        return self._last
+        while True:
+            try:
+                self._last = self._watching.show()
+                self._at = time.monotonic()
+            except (CoordinatorUnavailable, DaemonUnavailable):
+                if time.monotonic() - self._at > self._patience_s:
+                    raise
+            if self._last is not None:
+                return self._last
+            time.sleep(_PAUSE_S)
 
     def wait(self, timeout_s: float) -> None:
         try:

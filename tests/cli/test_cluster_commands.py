@@ -246,7 +246,7 @@ class TestWhatHostsShare:
 
 
 class Flaky:
-    """An environment that nobody can tell of for the first looks behind the first one."""
+    """An environment that nobody can tell of in some looks (``None``)."""
 
     def __init__(self, looks: list[DeclaredEnvironment | None]) -> None:
         self.looks = looks
@@ -262,15 +262,15 @@ class Flaky:
 
 
 def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
-    """ZooKeeper may be away while a command waits; not before it has seen anything, since then it knows nothing."""
+    """ZooKeeper may be away while a command waits, also before it has seen anything, but not for longer than it may."""
     facts = {"name": "env-1", "state": "present", "generation": 1, "label": None, "aliases": (), "lock_generation": 1}
     facts |= {"selector": Selector(), "max_parallel": 0, "declared_by": "", "declared_at": 0.0}
     row = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
     pending = DeclaredEnvironment(**facts, rows=(Row(**row),))  # type: ignore[arg-type]  # a table of fields
     done = dataclasses.replace(pending, rows=(Row(**{**row, "state": "ready", "success": True}),))  # type: ignore[arg-type]
-    assert rollout.wait(Flaky([pending, None, None, done]), rollout.Show()) == done
+    assert rollout.wait(Flaky([None, pending, None, None, done]), rollout.Show()) == done
     with pytest.raises(errors.CoordinatorUnavailable):
-        rollout.wait(Flaky([None]), rollout.Show())
+        rollout.wait(Flaky([None, None]), rollout.Show(), timeout_s=0.1)
 
 
 class TestWithoutACluster:

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 
 from envmgr import spec
-from envmgr.cluster import rollout
+from envmgr.cli import rollout
 from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
@@ -29,7 +29,7 @@ def main(servers: str, root: str, word: str, timeout_s: str) -> None:
     sys.stdin.readline()
     admin.create(Declaration(spec=dataclasses.asdict(of)))
     with admin.watching(of.name) as watching:
-        rollout.wait(watching, clock=SystemClock(), timeout_s=float(timeout_s))
+        rollout.wait(watching, rollout.Show(), timeout_s=float(timeout_s))
     print("done", flush=True)
     session.close()
 
