@@ -157,13 +157,27 @@ class TestSpecs:
         assert said(asked("python=3.11", "numpy"), "mlflow") == {"no-mlflow", "no-cloudpickle", "no-pandas?"}
 
     def test_words(self) -> None:
-        """A finding says what was found, what the cluster has, and what to ask for; errors come first."""
+        """A finding says what was asked for, what the cluster has, and what to ask for; errors come first."""
         findings = lint(asked("python=3.10", pip=("ray",)), ["ray", "pyjava"], CLUSTER)
-        assert findings[0].message.startswith("it has python==3.10.* and the cluster Python 3.11: ")
+        assert findings[0].message.startswith("it asks for python==3.10.* and the cluster Python 3.11: ")
         assert (findings[0].hint, findings[0].systems) == ("ask for python=3.11", ("ray", "pyjava"))
         levels = [finding.level for finding in findings]
         assert levels == sorted(levels)
         assert set(findings[0].to_json()) == {"code", "level", "systems", "message", "hint"}
+
+    def test_a_spec_has_nothing_yet(self) -> None:
+        """Of a spec is said what it asks for, also of what could not work; only of packages, what there is."""
+
+        def messages(known: Known) -> str:
+            return " ".join(finding.message for finding in lint(known, SYSTEMS, CLUSTER))
+
+        asking = messages(asked("python=3.12", "ray-core==2.59.0", "pandas>=3"))
+        assert "it asks for ray==2.59.0 and the cluster ray 2.60.0" in asking
+        assert "it asks for no pyarrow" in asking
+        assert "it has" not in asking
+        having = messages(has("3.12", ray="2.59.0", pandas="3.0.1", pyarrow=None))
+        assert "it has ray 2.59.0 and the cluster ray 2.60.0" in having
+        assert "it has no pyarrow" in having
 
 
 class TestCommand:
@@ -182,7 +196,7 @@ class TestCommand:
         assert "by the spec's text alone: 2 errors, 1 warning" in err
         for systems in (["--for", "ray,pyspark"], ["--for", "ray", "--for", "pyspark"]):
             assert cli.main(["lint", str(file), *systems]) == 0
-            assert "warning: pyspark: it has no pandas" in capsys.readouterr().out
+            assert "warning: pyspark: it asks for no pandas" in capsys.readouterr().out
         assert not (tmp_path / "store").exists()
 
     @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 A rule looks at one or two distributions and says how certain it is: ``certain`` that the environment cannot work, or
 that it ``may`` not, which only a spec can leave open. Why, the same where it is open, and hint are said with what is
-known filled in: ``{found}``, and of the site ``{python}`` and ``{ray}``.
+known filled in: ``{found}``, which an environment ``{has}`` and a spec only asks for, and of the site ``{python}`` and
+``{ray}``.
 
 Sources: what Ray 2.60, PySpark 4.3, pyjava 0.6.21 and MLflow 3.17 did with environments that lack these packages.
 """
@@ -69,7 +70,8 @@ class Rule:
 
     def finding(self, known: Known, site: Site, certainty: Certainty, systems: Iterable[str]) -> Finding:
         """Say what is wrong for those of `systems` that the rule is about."""
-        words = {"found": known.shown(self.about), "python": site.python, "ray": site.ray}
+        has = "has" if known.is_exact else "asks for"
+        words = {"has": has, "found": known.shown(self.about), "python": site.python, "ray": site.ray}
         message = (self.why if certainty == "certain" else self.may).format(**words)
         level: Level = self.level if certainty == "certain" else "warning"
         asked = tuple(system for system in systems if system in self.systems)
@@ -185,66 +187,66 @@ _PANDAS_2 = ("2.3.3", "2.3.2", "2.3.1", "2.3.0", "2.2.3", "2.2.2", "2.1.4", "2.0
 RULES: tuple[Rule, ...] = (
     Rule(
         "no-python", SYSTEMS, PYTHON, _no_python,
-        "it has no interpreter", "add python to its spec",
+        "it {has} no interpreter", "add python to its spec",
     ),
     Rule(
         "python", SYSTEMS, PYTHON, _other_python,
-        "it has {found} and the cluster Python {python}: functions of one cannot be read by the other",
+        "it {has} {found} and the cluster Python {python}: functions of one cannot be read by the other",
         "ask for python={python}",
         may="it asks for {found}, which need not become Python {python}, the cluster's",
     ),
     Rule(
         "ray-version", ("ray", "pyjava"), "ray", _other_ray,
-        "it has {found} and the cluster ray {ray}: workers and client do not understand each other",
+        "it {has} {found} and the cluster ray {ray}: workers and client do not understand each other",
         "ask for ray=={ray}", may="it asks for {found}, which need not become ray {ray}, the cluster's",
     ),
     Rule(
         "no-ray", ("ray",), "ray", _missing("ray"),
-        "it has no ray of its own: workers start only where envmgr puts the cluster's behind it (its plugin, the conda "
-        "home); elsewhere tasks wait for ever",
+        "it {has} no ray of its own: workers start only where envmgr puts the cluster's behind it (its plugin, the "
+        "conda home); elsewhere tasks wait for ever",
         "add ray for py_executable, and for whatever else starts the interpreter by its path",
         level="warning",
     ),
     Rule(
         "no-grpcio", ("ray", "pyjava"), "grpcio", _no_grpcio,
-        "it has no grpcio, which ray:// needs: a connection that gives this environment to a whole job ends after a "
+        "it {has} no grpcio, which ray:// needs: a connection that gives this environment to a whole job ends after a "
         "minute, without a reason",
         "ask for ray[client], unless nobody connects with ray://",
         level="warning",
     ),
     Rule(
         "no-pandas", ("pyspark",), "pandas", _missing("pandas", brought_by=("mlflow",)),
-        "it has no pandas: pandas UDFs and toPandas do not work", "add pandas and pyarrow, unless nobody uses these",
+        "it {has} no pandas: pandas UDFs and toPandas do not work", "add pandas and pyarrow, unless nobody uses these",
         level="warning",
     ),
     Rule(
         "no-pyarrow", ("pyspark",), "pyarrow", _missing("pyarrow", brought_by=("mlflow",)),
-        "it has no pyarrow: UDFs of SQL (all, since Spark 4.2) and Arrow's exchange do not work",
+        "it {has} no pyarrow: UDFs of SQL (all, since Spark 4.2) and Arrow's exchange do not work",
         "add pandas and pyarrow, unless nobody uses these", level="warning",
     ),
     Rule(
         "no-pyjava", ("pyjava",), "pyjava", _missing("pyjava"),
-        "it has no pyjava: its worker cannot start", "add pyjava to the pip section",
+        "it {has} no pyjava: its worker cannot start", "add pyjava to the pip section",
     ),
     Rule(
         "no-ray", ("pyjava",), "ray", _missing("ray"),
-        "it has no ray, which pyjava imports and does not ask for", "add ray[default,client] to the pip section",
+        "it {has} no ray, which pyjava imports and does not ask for", "add ray[default,client] to the pip section",
     ),
     Rule(
         "no-pyarrow", ("pyjava",), "pyarrow", _missing("pyarrow", brought_by=("mlflow",)),
-        "it has no pyarrow, which pyjava imports and does not ask for", "add pyarrow",
+        "it {has} no pyarrow, which pyjava imports and does not ask for", "add pyarrow",
     ),
     Rule(
         "no-pandas", ("pyjava",), "pandas", _missing("pandas", brought_by=("mlflow",)),
-        "it has no pandas, which pyjava imports and does not ask for", "add pandas<3",
+        "it {has} no pandas, which pyjava imports and does not ask for", "add pandas<3",
     ),
     Rule(
         "no-requests", ("pyjava",), "requests", _missing("requests", brought_by=("ray", "mlflow", "mlflow-skinny")),
-        "it has no requests, which pyjava imports and does not ask for", "add requests",
+        "it {has} no requests, which pyjava imports and does not ask for", "add requests",
     ),
     Rule(
         "pandas-3", ("pyjava",), "pandas", _from("pandas", "3.0", samples=_PANDAS_2),
-        "it has {found}: since pandas 3 pyjava cannot give back texts", "ask for pandas<3",
+        "it {has} {found}: since pandas 3 pyjava cannot give back texts", "ask for pandas<3",
         may="it asks for {found}, which may become pandas 3: since then pyjava cannot give back texts",
     ),
     Rule(
@@ -255,19 +257,19 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "ray-prerelease", ("pyjava",), "ray", _prerelease,
-        "it has {found}: pyjava cannot read the version of a pre-release", "ask for a release of ray",
+        "it {has} {found}: pyjava cannot read the version of a pre-release", "ask for a release of ray",
     ),
     Rule(
         "no-mlflow", ("mlflow",), "mlflow", _missing("mlflow", instead=("mlflow-skinny",)),
-        "it has no mlflow: its models and projects cannot be loaded", "add mlflow, or mlflow-skinny",
+        "it {has} no mlflow: its models and projects cannot be loaded", "add mlflow, or mlflow-skinny",
     ),
     Rule(
         "no-cloudpickle", ("mlflow",), "cloudpickle", _missing("cloudpickle", brought_by=("mlflow", "mlflow-skinny")),
-        "it has no cloudpickle, by which models of Python's own functions are stored", "add cloudpickle",
+        "it {has} no cloudpickle, by which models of Python's own functions are stored", "add cloudpickle",
     ),
     Rule(
         "no-pandas", ("mlflow",), "pandas", _missing("pandas", brought_by=("mlflow",)),
-        "it has no pandas, which mlflow-skinny does not bring and models are called with", "add pandas",
+        "it {has} no pandas, which mlflow-skinny does not bring and models are called with", "add pandas",
         level="warning",
     ),
 )  # fmt: skip
