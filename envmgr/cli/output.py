@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from envmgr.errors import EnvmgrError
-from envmgr.events import counted
+from envmgr.events import counted, sized
 
 if TYPE_CHECKING:
     from envmgr.model import Problem
@@ -100,15 +100,8 @@ def write_facts(facts: Sequence[tuple[str, str]]) -> None:
 
 
 def size(size_bytes: int | None) -> str:
-    """Return a size as people read it, such as ``1.2 GiB``."""
-    if size_bytes is None:
-        return "-"
-    value = float(size_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
+    """Return a size as people read it, ``-`` for one that is not known."""
+    return "-" if size_bytes is None else sized(size_bytes)
 
 
 def moment(at: float | None) -> str:

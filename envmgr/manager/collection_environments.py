@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from envmgr.errors import Corrupt, StoreTooNew
+from envmgr.events import sized
 from envmgr.manager import collection_caches, removal
 from envmgr.store import publication, records, usage
 from envmgr.store.sizes import Amount, Census
@@ -150,8 +151,8 @@ class _Demand:
             return None
         total = self._census.total.size_bytes
         if 0 < limits.max_total_bytes < total:
-            allowed = _size(limits.max_total_bytes)
-            return f"all together are {_size(total)}, and {allowed} are allowed; {_idle(unused_s)}"
+            allowed = sized(limits.max_total_bytes)
+            return f"all together are {sized(total)}, and {allowed} are allowed; {_idle(unused_s)}"
         if self._excess is None or (self._excess.disk_bytes <= 0 and self._excess.inodes <= 0):
             return None
         what = "bytes" if self._excess.disk_bytes > 0 else "inodes"
@@ -229,10 +230,3 @@ def _days(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.0f} {unit}"
     return f"{seconds:.0f} s"
-
-
-def _size(size_bytes: int) -> str:
-    for unit, length in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
-        if size_bytes >= length:
-            return f"{size_bytes / length:.1f} {unit}"
-    return f"{size_bytes} B"

@@ -68,6 +68,11 @@ class TestMemory:
         assert fields["mechanism"] in {"watched", "cgroup"}
         assert "100 MiB" in caught.value.message
 
+    def test_a_limit_of_a_few_bytes_is_told_as_such(self, programs: Programs) -> None:
+        """A limit far too small, such as one whose unit was forgotten, is said in the unit that fits."""
+        with pytest.raises(LimitExceeded, match="used more than 2 B of memory"):
+            envmgr.run("tiny", [*BARE, self.ONE], root=programs.root, limits=envmgr.Limits(memory_bytes=2))
+
     def test_what_forks_share_counts_once(self, programs: Programs) -> None:
         """Three children that share their parent's pages use no more than it does."""
         text = (

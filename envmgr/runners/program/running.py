@@ -25,7 +25,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from envmgr import cgroups, client
 from envmgr.errors import EnvmgrError, LimitExceeded, UnsuitableFilesystem, UsageError
-from envmgr.events import Event, counted
+from envmgr.events import Event, counted, sized
 from envmgr.runners.program import slots
 from envmgr.runners.program.limits import Finished, Limits
 from envmgr.runners.program.supervising import Supervised, blocked
@@ -265,9 +265,9 @@ def _exceeded(over: Mapping[str, Any], mechanism: str, why_not: str | None, answ
         message = f"the program was ended after {used:.1f} s: it may run for {value:g} s"
         hint = "a longer wall time, or less work at a time"
     else:
-        how_much = "" if used is None else f" ({used / 2**20:.1f} MiB)"
+        how_much = "" if used is None else f" ({sized(used)})"
         who = "the kernel" if mechanism == "cgroup" else "envmgr, which watched it"
-        message = f"the program and what it started used more than {value / 2**20:g} MiB of memory{how_much}"
+        message = f"the program and what it started used more than {sized(value)} of memory{how_much}"
         message += f" and were ended by {who}"
         hint = "more memory, or less data at a time"
     return LimitExceeded(
