@@ -27,7 +27,7 @@ from envmgr.errors import Cancelled, NoSpace, PermissionRefused, TimedOut, Usage
 from envmgr.runners import packing
 from envmgr.runners.packing.contents import portable_script
 from envmgr.store.layout import Layout
-from envmgr.store.packs import Packs
+from envmgr.store.packs import Packs, files_of
 
 SPEC = """\
 name: packed
@@ -265,6 +265,24 @@ class TestOthers:
         assert len(list(theirs.glob("cache/envmgr/packs/env-*.tar.gz"))) == 1
         assert list(Layout(root).packs.iterdir()) == []
 
+    @pytest.mark.usefixtures("without_archives")
+    def test_a_users_own_archives_are_bounded(self, root: Path, public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Once the new archive is there all are within the bound, by what was not used for longest; it stays itself."""
+        if os.geteuid() != 0:
+            pytest.skip("needs root, to be another user")
+        theirs = public / "bounded"
+        theirs.mkdir()
+        os.chown(theirs, 65534, 65534)
+        monkeypatch.setenv("XDG_CACHE_HOME", str(theirs / "cache"))
+        kept = Packs(theirs / "cache" / "envmgr" / "packs")
+        as_nobody(root, theirs / "first.tar")
+        size_bytes = (theirs / "first.tar").stat().st_size
+        as_nobody(root, theirs / "second.tar.gz", own_bytes=size_bytes)  # alone, the first would be
+        assert [path.name.partition(".")[2] for _, _, path in kept.archives()] == ["tar.gz"]
+        as_nobody(root, theirs / "third.zip", own_bytes=1)
+        assert [path.name.partition(".")[2] for _, _, path in kept.archives()] == ["zip"]
+        assert {path.name for path in theirs.iterdir()} == {"first.tar", "second.tar.gz", "third.zip", "cache"}
+
     def test_collection(self, root: Path, lease: ready.Lease, tmp_path: Path) -> None:
         """An archive stays while its environment has that lockfile, and goes with an older one's."""
         packing.pack(lease, tmp_path / "a.tar.gz")
@@ -282,7 +300,7 @@ class TestOthers:
         assert (tmp_path / "a.tar.gz").exists()
 
 
-def as_nobody(root: Path, target: Path) -> bool:
+def as_nobody(root: Path, target: Path, **options: int) -> bool:
     """Pack as another user; tell whether the archive was there."""
     deadline = time.monotonic() + 5.0
     while threading.active_count() > 1 and time.monotonic() < deadline:
@@ -294,7 +312,7 @@ def as_nobody(root: Path, target: Path) -> bool:
         os.setuid(65534)
         lease = ready.acquire(str(root), "packed")
         assert lease is not None
-        return packing.pack(lease, target).was_there
+        return packing.pack(lease, target, **options).was_there
 
     return Forked(work).result()
 
@@ -388,3 +406,21 @@ class TestWords:
             packs.lock_file(name).unlink()
             with packs.try_lock(name) as is_held:
                 assert is_held
+
+    def test_bounding_leaves_alone_what_somebody_packs(self, tmp_path: Path) -> None:
+        """An archive whose packer has not noted its use yet counts, and stays; others go, the oldest first."""
+        packs = Packs(tmp_path)
+        names = [ready.EnvName(f"env-{digit}" + "1" * 15) for digit in "0123"]
+        paths = [packs.path(name, "0" * 64, "tar") for name in names]
+        for age, (name, path) in enumerate(zip(names, paths, strict=True)):
+            temporary = packs.temporary(name)
+            temporary.write_bytes(b"x" * 10)
+            packs.keep(temporary, path, "0" * 64)
+            os.utime(files_of(path)[0], (1000 - age, 1000 - age))
+        files_of(paths[3])[0].unlink()
+        with packs.try_lock(names[3]) as is_held:
+            assert is_held
+            packing.bound(packs, 20, paths[2])
+        assert [path for _, _, path in packs.archives()] == [paths[0], paths[2], paths[3]]
+        packing.bound(packs, 20, paths[2])
+        assert [path for _, _, path in packs.archives()] == [paths[0], paths[2]]

@@ -63,6 +63,7 @@ def pack(
     timeout_s: float | None = None,
     is_cancelled: Callable[[], bool] = lambda: False,
     say: Callable[[str], None] = lambda _words: None,
+    own_bytes: int = OWN_BYTES,
 ) -> Packed:
     """Write the leased environment to `output`, which is replaced in one step; the file is read-only.
 
@@ -72,7 +73,7 @@ def pack(
     """
     chosen = checked_format(output, archive_format)
     _, lock_digest = records.read_digests(Layout(Path(lease.root)), lease.name, lease.build_id)
-    turn = _Turn(lease, lock_digest, chosen, _deadline(timeout_s), is_cancelled, say)
+    turn = _Turn(lease, lock_digest, chosen, _deadline(timeout_s), is_cancelled, say, own_bytes)
     try:
         while True:
             found, was_there = turn.found_or_made()
@@ -124,6 +125,7 @@ class _Turn:
     deadline: float | None
     is_cancelled: Callable[[], bool]
     say: Callable[[str], None]
+    own_bytes: int
 
     def found_or_made(self) -> tuple[Pack, bool]:
         """Return the archive, and whether it was there."""
@@ -140,8 +142,11 @@ class _Turn:
                 found = own.find(self._path(own))  # another one's, of this very moment or of an hour ago
                 if found is not None:
                     return found, True
-                if is_held:
-                    return self._make(own, is_own=len(places) > 1), False
+                made = self._make(own) if is_held else None
+            if made is not None:
+                if len(places) > 1:
+                    bound(own, self.own_bytes, made.path)
+                return made, False
             if not has_told:
                 self.say(f"another process packs {self.lease.name}; waiting for it")
                 has_told = True
@@ -151,13 +156,11 @@ class _Turn:
     def _path(self, place: Packs) -> Path:
         return place.path(self.lease.name, self.lock_digest, self.archive_format)
 
-    def _make(self, place: Packs, *, is_own: bool) -> Pack:
+    def _make(self, place: Packs) -> Pack:
         from envmgr.runners.packing import archive, contents  # noqa: PLC0415 - only whoever packs pays for conda_pack
 
         for leftover in place.leftovers(self.lease.name):
             _delete(leftover)
-        if is_own:
-            _bound(place, OWN_BYTES)
         temporary, stage = place.temporary(self.lease.name), place.temporary(self.lease.name)
         try:
             stage.mkdir()
@@ -192,15 +195,21 @@ def _places(root: str) -> list[Packs]:
     return [of_store, Packs(Path(cache) / "envmgr" / "packs")]
 
 
-def _bound(place: Packs, most_bytes: int) -> None:
-    """Delete what was not used for longest until the rest is not more than `most_bytes`."""
+def bound(place: Packs, most_bytes: int, spared: Path) -> None:
+    """Delete what was not used for longest until the rest, of which `spared` is one, is not more than `most_bytes`.
+
+    Not what somebody packs at this moment: its archive may be there, and the note that says when it was used not yet.
+    Who packs it bounds after that. The caller holds the lock of no name.
+    """
     left = most_bytes
-    for _, path in sorted(((place.used_at(path), path) for _, _, path in place.archives()), reverse=True):
-        with contextlib.suppress(FileNotFoundError):  # who packs another environment deletes the same ones
+    archives = [(path == spared, place.used_at(path), path, name) for name, _, path in place.archives()]
+    for is_spared, _, path, name in sorted(archives, reverse=True):
+        with contextlib.suppress(FileNotFoundError):  # who packed another environment deletes the same ones
             left -= path.stat().st_size
-        if left < 0:
-            for file in packs.files_of(path):
-                file.unlink(missing_ok=True)
+        if left < 0 and not is_spared:
+            with place.try_lock(name) as is_held:
+                for file in packs.files_of(path) if is_held else ():
+                    file.unlink(missing_ok=True)
 
 
 def _sha256(path: Path) -> str:
