@@ -69,14 +69,24 @@ class _Superseded(Exception):
         self.text = text
 
 
-def settle(context: Context, spec: Spec, do: Do[T], *, limit: Deadline, report: Reporter, is_retry: bool = False) -> T:
+def settle(
+    context: Context,
+    spec: Spec,
+    do: Do[T],
+    *,
+    limit: Deadline,
+    report: Reporter,
+    is_retry: bool = False,
+    needs_answer: bool = False,
+) -> T:
     """Call `do` with the lockfile that is to be installed, and return what it returns; twice if it was superseded.
 
     Called with ``None``, it solves, and tells the complete text before it goes on. With `is_retry`, a failure that
-    another host published is forgotten, unless the environment is the cluster's.
+    another host published is forgotten, unless the environment is the cluster's. With `needs_answer`, what only this
+    host knows does not do: `CoordinatorUnavailable`.
     """
     name = spec.name
-    known = _known(context, spec, limit, report)
+    known = _known(context, spec, limit, report, needs_answer=needs_answer)
 
     def put(text: str) -> None:
         _put(context, name, text)
@@ -290,7 +300,7 @@ def _is_same(context: Context, published: PublishedLockfile, text: str) -> bool:
     return published.text == text or published.digest == lockfile.parse(text, context.settings.subdir).digest
 
 
-def _known(context: Context, spec: Spec, limit: Deadline, report: Reporter) -> _Known:
+def _known(context: Context, spec: Spec, limit: Deadline, report: Reporter, *, needs_answer: bool = False) -> _Known:
     if spec.is_lockfile:
         return _Known(spec.source_text, None)
     coordinator, machine_class = context.coordinator, context.settings.machine_class
@@ -300,20 +310,19 @@ def _known(context: Context, spec: Spec, limit: Deadline, report: Reporter) -> _
     least = coordinator.least_generation(spec.name)
     try:
         published = coordinator.lockfile(spec.name, machine_class)
-    except CoordinatorUnavailable:
+        if published is not None and published.generation >= least:
+            return _Known(take(context, published), None)
+        if published is None and least == 1 and own is not None:
+            return _Known(_shared(context, spec, own, limit, report), None)
+    except CoordinatorUnavailable:  # what is known does for a build; the next one, or `align`, asks again
+        if needs_answer:
+            raise
         return _Known(own, None if own is not None else least)
-    if published is not None and published.generation >= least:
-        return _Known(take(context, published), None)
-    if published is None and least == 1 and own is not None:
-        return _Known(_shared(context, spec, own, limit, report), None)
     return _Known(None, least)
 
 
 def _shared(context: Context, spec: Spec, own: str, limit: Deadline, report: Reporter) -> str:
     """Let a lockfile that only this host knows be the cluster's, and return what is in force then."""
     coordinator, machine_class = context.coordinator, context.settings.machine_class
-    try:
-        with coordinator.solving(spec.name, machine_class, 1, deadline=limit, report=report, is_retry=True) as solving:
-            return take(context, solving.found or solving.publish(own))
-    except CoordinatorUnavailable:
-        return own  # it is known; the next build or `align` tries again
+    with coordinator.solving(spec.name, machine_class, 1, deadline=limit, report=report, is_retry=True) as solving:
+        return take(context, solving.found or solving.publish(own))

@@ -89,7 +89,6 @@ def align(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter
         spec = _stored_spec(context, name)
         record = records.read_record(context.layout, name, old)
         machine_class = context.settings.machine_class
-        context.coordinator.lock_digest(name, machine_class)  # it answers
         text = _published_lockfile(context, name, old)
         if text is not None and records.read_lockfile(context.layout, name, machine_class) is None:
             # Lost, or of another class before: nothing is to be solved that is there already.
@@ -101,7 +100,8 @@ def align(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter
                 return Replaced(record, is_new=False, old_build_id=old)
             return replacing.build(text, limit, report, on_locked=on_locked)
 
-        return agreement.settle(context, spec, do, limit=limit, report=report)
+        # One that does not answer any more has brought nothing in line: the caller has to try again.
+        return agreement.settle(context, spec, do, limit=limit, report=report, needs_answer=True)
 
 
 def repair(context: Context, name: EnvName, *, limit: TimeLimit, report: Reporter) -> Replaced:

@@ -369,6 +369,25 @@ def test_drift(cluster: Cluster) -> None:
     assert a.is_clean()
 
 
+@pytest.mark.parametrize("step", ["lockfile", "solving", "publish"])
+def test_an_alignment_that_loses_the_coordinator(cluster: Cluster, step: str) -> None:
+    """Away in the middle of it, at whatever step: it has brought nothing in line, and says so instead of succeeding."""
+    a, b = cluster["a"], cluster["b"]
+    a.coordinator.go_down()
+    alone = a.create(environ={"ENVMGR_SOLVE_WITHOUT_COORDINATOR": "true"}).lock_digest
+    a.coordinator.is_down = False
+    if step == "lockfile":  # to be brought to another host's lockfile; else its own is to be published
+        b.create()
+    a.coordinator.at[step] = a.coordinator.go_down
+    manager = a.world.manager()
+    with pytest.raises(CoordinatorUnavailable):
+        manager.align(NAME)
+    assert a.record().lock_digest == alone
+    a.coordinator.is_down = False
+    manager.align(NAME)
+    assert a.drifts is False
+
+
 def test_a_lockfile_that_the_store_lost(cluster: Cluster) -> None:
     """Aligning an environment of which the cluster knows nothing publishes what it was made from; it solves nothing."""
     a = cluster["a"]
