@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_two_engines_of_one_process(conda: CondaHome) -> None:
     )
     assert "nothing to remove" in conda.shell(f"C=$H/bin/conda; {engines}").out
     assert os.access(conda.path / "envs" / "mine" / "bin" / "python", os.X_OK)
+
+
+def test_what_nobody_clears_away_is_forgotten(conda: CondaHome, tmp_path: Path) -> None:
+    """What failed a day ago and whose engine is gone, is; that of an engine that runs still, and of today, is not."""
+    conda.environ["TMPDIR"] = str(tmp_path)
+    bad = conda.spec("bad", "dependencies: [\n")
+    engine = f'"$H/bin/conda" env create -n {{}} -f {bad} && exit 90; exit 0'
+    for name in ("gone", "recent"):
+        assert conda.shell(engine.format(name)).code == 0
+    assert conda("env", "create", "-n", "running", "-f", bad).code == 1
+    [directory] = tmp_path.glob("envmgr-condahome-*")
+    notes = {path.name.rpartition("-")[2]: path for path in directory.iterdir()}
+    yesterday = time.time() - 86400 - 60
+    for name in ("gone", "running"):
+        os.utime(notes[name], (yesterday, yesterday))
+    assert conda.shell(engine.format("new")).code == 0
+    left = {path.name.rpartition("-")[2] for path in directory.iterdir()}
+    assert (set(notes), left) == ({"gone", "recent", "running"}, {"recent", "running", "new"})
 
 
 def test_removal_while_somebody_works(conda: CondaHome) -> None:

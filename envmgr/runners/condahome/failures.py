@@ -10,13 +10,22 @@ A server is one process with many engines, so who succeeds forgets only what was
 very time is another engine's, whose clean-up is still to come.
 Where there is no place for it, a removal is taken at its word: no more is lost than an alias, which the next creation
 sets again.
+
+Whoever writes a note deletes those of processes that are gone, once they are a day old: such a process has no children
+any more who could read or write one, or it is another container's, where a creation is over after a day.
+
+Not recognised is who creates in one shell (``bash -c "conda …; …"``) and removes in another: each is a caller of its
+own. Were both taken for the process that started them, its other shells could not be told from them any more, and what
+one of these has made and then removes in earnest would stay.
 """
 
+import contextlib
 import os
 import stat
 import time
 
 _VALID_S = 60.0
+_KEPT_S = 86400.0
 _CLOCK_S = 0.01  # so much may a file system's clock be behind
 
 
@@ -62,6 +71,7 @@ def _write(word: str, text: bytes) -> None:
     path = _note(word)
     if path is None:
         return
+    _clear(os.path.dirname(path))
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError:
@@ -75,11 +85,32 @@ def _write(word: str, text: bytes) -> None:
         os.close(fd)
 
 
+def _clear(directory: str) -> None:
+    """Delete what is old and nobody's; see the module."""
+    before = time.time() - _KEPT_S
+    with contextlib.suppress(OSError), os.scandir(directory) as notes:
+        for note in notes:
+            pid, _, rest = note.name.partition("-")
+            with contextlib.suppress(OSError):  # another one deletes it, too
+                if note.stat(follow_symlinks=False).st_mtime < before and _started(pid) != rest.partition("-")[0]:
+                    os.unlink(note.path)
+
+
+def _started(pid: "int | str") -> "str | None":
+    """Return when a process started, ``None`` where there is none."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[19].decode()
+    except (OSError, IndexError):
+        return None
+
+
 def _note(word: str) -> "str | None":
     parent = os.getppid()
+    started = _started(parent)
+    if started is None:
+        return None
     try:
-        with open(f"/proc/{parent}/stat", "rb") as file:
-            started = file.read().rpartition(b")")[2].split()[19].decode()
         temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - looked at below; importing tempfile costs 10 ms
         directory = f"{temporary}/envmgr-condahome-{os.geteuid()}"
         try:
@@ -88,6 +119,6 @@ def _note(word: str) -> "str | None":
             found = os.stat(directory, follow_symlinks=False)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
                 return None  # somebody else put it there
-    except (OSError, IndexError):
+    except OSError:
         return None
     return f"{directory}/{parent}-{started}-{word}"
