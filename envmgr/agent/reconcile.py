@@ -31,7 +31,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -153,11 +153,12 @@ class Reconciler:
         for name, intent in wanted.absent().items():
             self._absent(intent, is_ours=name in self.memory.environments, may_remove=wanted.may_remove)
         self._look_at_own({name: found for name, found in published.items() if name not in self._entries})
-        ours, self._alias_problems = set_aliases(
-            self._hands, self.memory.aliases, wanted.aliases, [name for name in published if name in self._entries]
-        )
-        self._change_memory(aliases=ours)
-        if self._heal > self.memory.heal and not self._has_to_heal():
+        if wanted.may_remove:  # in a restored tree what the aliases stand for may be out of date, too
+            ours, self._alias_problems = set_aliases(
+                self._hands, self.memory.aliases, wanted.aliases, [name for name in published if name in self._entries]
+            )
+            self._change_memory(aliases=ours)
+        if self._heal > self.memory.heal and not self._is_unanswered and not self._has_to_heal():
             self._change_memory(heal=self._heal)
 
     def _remember(
@@ -197,15 +198,20 @@ class Reconciler:
             entry.job.is_unwanted = True  # it may be too late for that; then the next pass makes it again
         digest = None if installed is None else installed.lock_digest
         if entry.job is not None:
+            if self._is_cordoned() or entry.job.places != intent.max_parallel:
+                entry.job.is_recalled = True  # if it still waits for its turn, it does not begin with that
             entry.show(intent.generation, "waiting" if entry.job.is_waiting else "building", digest)
             return
         kind: Kind | None = "make" if installed is None else self._need(entry, intent, installed)
-        if kind is None:
+        held = self.memory.environments.get(name)
+        is_behind = digest is not None and held is not None and held.lock_generation < intent.lock_generation
+        if kind is None and not is_behind:
             entry.failed = None
-            held = self.memory.environments.get(name)
             entry.show_ready(intent.generation, digest, held.lock_generation if held else 0, self._clock)
         elif not self._may_try(entry, intent):
             entry.show(intent.generation, "failed", digest)
+        elif kind is None:  # ZooKeeper does not say yet what it is to be brought to
+            entry.show(intent.generation, "pending", digest)
         elif self._may_begin(kind, is_bounded=intent.max_parallel > 0):
             self._begin(entry, intent, kind)
             entry.show(intent.generation, "waiting" if intent.max_parallel > 0 else "building", digest)
@@ -252,13 +258,16 @@ class Reconciler:
             return False
         if kind == "remove":
             return sum(job.kind == "remove" for job in running) < MOST_REMOVALS
-        if self._wanted is None or self._wanted.is_cordoned:
+        if self._is_cordoned():
             return False
         building = [job for job in running if job.kind != "remove"]
         waiting = sum(job.is_waiting for job in building)
         if is_bounded and waiting >= MOST_WAITING:
             return False
         return len(building) - waiting < self._max_builds()
+
+    def _is_cordoned(self) -> bool:
+        return self._wanted is None or self._wanted.is_cordoned
 
     def _retries(self, intent: Intent) -> int:
         host = self._wanted.host if self._wanted is not None else ""
@@ -270,10 +279,13 @@ class Reconciler:
         is_retry = entry.failed is not None and (
             retries > entry.failed.retries or intent.lock_generation > entry.failed.lock_generation
         )
-        job = Job(name, kind, intent.generation, intent.lock_generation, retries, is_waiting=intent.max_parallel > 0)
+        places = intent.max_parallel
+        job = Job(
+            name, kind, intent.generation, intent.lock_generation, retries, places=places, is_waiting=places > 0
+        )
 
         def work() -> None:
-            with self._turn(intent, job):
+            with self._turn(job):
                 job.is_waiting = False
                 if kind == "make":
                     self._hands.make(
@@ -284,10 +296,15 @@ class Reconciler:
 
         self._start(entry, job, work)
 
-    def _turn(self, intent: Intent, job: Job) -> contextlib.AbstractContextManager[object]:
-        if intent.max_parallel <= 0:
-            return contextlib.nullcontext()
-        return self._turns.turn(EnvName(intent.name), intent.max_parallel, is_cancelled=job.is_cancelled)
+    @contextlib.contextmanager
+    def _turn(self, job: Job) -> Iterator[None]:
+        if job.places <= 0:
+            yield
+            return
+        with self._turns.turn(job.name, job.places, is_cancelled=job.is_called_back):
+            if job.is_called_back():
+                raise Cancelled("its turn came when it was not to begin any more")
+            yield
 
     def _start(self, entry: Entry, job: Job, work: Callable[[], None]) -> None:
         entry.begin(job, self._clock)
@@ -306,11 +323,11 @@ class Reconciler:
             if job.kind == "align":
                 entry.aligned_for = entry.compared
         elif isinstance(job.error, Cancelled) and not job.error.fields.get("is_repeated"):
-            pass  # by ourselves, or by an administrator of the host: looked at anew
-        elif EnvName(entry.status.name) in self._entries:
-            entry.fail(job, job.error, self._clock, back_off_s)
+            entry.aligned_for = None  # by ourselves, or by an administrator of the host: looked at anew
         else:
-            _log.warning("the lockfile of %s is not in line with the cluster's: %s", job.name, job.error.message)
+            entry.fail(job, job.error, self._clock, back_off_s)
+            if EnvName(entry.status.name) not in self._entries:
+                _log.warning("the lockfile of %s is not in line with the cluster's: %s", job.name, job.error.message)
 
     def _brought_to(self, job: Job) -> None:
         held = self.memory.environments.get(job.name)
@@ -402,8 +419,12 @@ class Reconciler:
             is_drift = entry.theirs is not None and entry.theirs != installed.lock_digest
             entry.status = replace(entry.status, is_drift=is_drift)
             is_wanted = entry.theirs is None or (is_drift and self._heal > self.memory.heal)
-            if is_wanted and entry.aligned_for != key and self._may_begin("align"):
-                entry.aligned_for = key  # one try: how it ends, it is nobody's order
+            if entry.aligned_for != key:
+                entry.failed = None
+            # One try for each key, since it is nobody's order, and others after what passes.
+            is_due = entry.aligned_for != key if entry.failed is None else entry.failed.may_try(self._clock, retries=0)
+            if is_wanted and is_due and self._may_begin("align"):
+                entry.aligned_for = key
                 self._align_own(entry, name)
 
     def _align_own(self, entry: Entry, name: EnvName) -> None:
@@ -411,11 +432,12 @@ class Reconciler:
         self._start(entry, job, lambda: self._hands.align(name, report=job.hear, is_cancelled=job.is_cancelled))
 
     def _has_to_heal(self) -> bool:
-        """Tell whether anything that drifted waits to be brought in line, or is on its way."""
+        """Tell whether anything that drifted waits to be brought in line, or for another try, or is on its way."""
         for entry in self._all():
             if entry.job is not None and entry.job.kind == "align":
                 return True
-            is_tried = entry.failed is not None or entry.aligned_for == entry.compared
+            failed = entry.failed
+            is_tried = entry.aligned_for == entry.compared if failed is None else failed.retry_at is None
             if entry.status.is_drift and not is_tried:
                 return True
         return False

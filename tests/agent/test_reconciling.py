@@ -8,7 +8,7 @@ from agent.worlds import World
 
 from envmgr.agent.memory import Memory
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import BuildFailed, Cancelled, NetworkError, NoSpace, Unsatisfiable
+from envmgr.errors import BuildFailed, Cancelled, CoordinatorUnavailable, NetworkError, NoSpace, Unsatisfiable
 from envmgr.wire.cluster import Declaration
 from envmgr.wire.tree import Cluster, Intent, decode, encode
 
@@ -409,6 +409,40 @@ def test_a_heal_that_fails_is_answered_and_shown() -> None:
     world.settle(5)
     assert world.told.heal == 1
     assert world.hands.take_done() == ["align"]
+
+
+def test_a_heal_goes_on_after_what_passes() -> None:
+    """What kept a host from bringing something in line for a while does not end the heal; its own, too, is healed."""
+    world = World()
+    name, own = world.declare("numpy"), world.declare("pandas", hosts=("there",))
+    world.hands.solved = {name: "theirs", own: "theirs"}
+    for it in (name, own):
+        world.hands.put(it, "ours")
+        world.hands.fails[it] = CoordinatorUnavailable("its leader was killed")
+    world.settle()
+    world.admin.heal()
+    world.settle()
+    told = world.state(name)
+    assert (world.told.heal, told.state, told.is_drift, world.told.drift) == (0, "failed", True, (own,))
+    assert told.retry_at is not None
+    world.hands.fails.clear()
+    world.settle(6)
+    assert (world.told.heal, world.state(name).is_drift, world.told.drift) == (1, False, ())
+
+
+def test_a_heal_is_not_answered_before_lockfiles_could_be_compared() -> None:
+    """A host that cannot ask what is in force when it hears of a heal has not healed; it does when it can ask."""
+    world = World()
+    name = world.declare("numpy")
+    world.hands.solved = {name: "theirs"}
+    world.hands.put(name, "ours")
+    world.hands.is_cut_off = True
+    world.admin.heal()
+    world.settle()
+    assert world.told.heal == 0
+    world.hands.is_cut_off = False
+    world.settle()
+    assert (world.told.heal, world.state(name).is_drift) == (1, False)
 
 
 def test_what_was_built_alone_is_compared_after_a_reconnection() -> None:
