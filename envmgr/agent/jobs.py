@@ -33,7 +33,8 @@ _log = logging.getLogger(__name__)
 class Job:
     """One try at what is to be done with an environment; `generation`, … are those of the intent that it is for.
 
-    `is_waiting`: for its turn in a rollout, or for another process or host that is busy with the same.
+    `is_waiting`: for its turn in a rollout, or for another process or host that is busy with the same. `places` are so
+    many as that rollout has, 0: it needs no turn; `is_recalled`: what still waits for its turn is not to begin.
     """
 
     name: EnvName
@@ -41,7 +42,9 @@ class Job:
     generation: int = 0
     lock_generation: int = 0
     retries: int = 0
+    places: int = 0
     is_waiting: bool = False
+    is_recalled: bool = False
     is_unwanted: bool = False
     is_done: bool = False
     error: EnvmgrError | None = None
@@ -52,6 +55,10 @@ class Job:
     def is_cancelled(self) -> bool:
         """Tell whether it is to stop."""
         return self.is_unwanted
+
+    def is_called_back(self) -> bool:
+        """Tell whether it is to wait for its turn no longer."""
+        return self.is_unwanted or self.is_recalled
 
     def hear(self, event: Event) -> None:
         """Be the reporter of the work."""

@@ -129,8 +129,10 @@ class Membership:
         if node is None:
             return self._join(path, wanted)
         other = _record(node, path)
-        if other is not None and other.instance == wanted.instance:
-            if node.ephemeral_owner != self._session.session_id:  # of a session that was lost
+        # What this session made is ours, whatever somebody has written there; 0 is nobody's session.
+        is_of_session = node.ephemeral_owner == self._session.session_id != 0
+        if is_of_session or (other is not None and other.instance == wanted.instance):
+            if not is_of_session:  # of a session that was lost
                 self._delete(path, node)
             else:
                 if other != wanted:
