@@ -208,6 +208,17 @@ class TestInstances:
                 slots.instance([path], wait_s=0, on_wait=lambda: None)
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
+    def test_what_others_put_there_is_one_place_fewer(self, tmp_path: Path) -> None:
+        """One such file stops nobody while there are other places, and lets nobody have more; `Busy` names it."""
+        paths = slots.instance_paths(tmp_path, "x", 3)
+        paths[0].mkdir()
+        held = [slots.instance(paths, wait_s=0, on_wait=lambda: None) for _ in range(2)]
+        with pytest.raises(Busy, match=r"3 instances may .* and 2 still run; .*/envmgr-x-0 is not a lock"):
+            slots.instance(paths, wait_s=0, on_wait=lambda: None)
+        for fd in held:
+            os.close(fd)
+        assert {path.name for path in tmp_path.iterdir()} == {path.name for path in paths}
+
     def test_anybody_may_use_a_lock(self, tmp_path: Path) -> None:
         """The file is for reading only, whatever the umask: nothing is written into it."""
         before = os.umask(0o077)

@@ -20,7 +20,7 @@ Promised: never more instances than the limit that each of them was started with
 that see the same directory (a container has its own), as long as nobody removes a file that is locked: its maker may,
 root may, and so does systemd's logind in /dev/shm when its maker logs out (``RemoveIPC=yes``). Not promised: that one
 user cannot take places away from others by locking the files; he could as well start programs. A file that is no such
-file is an error that names it.
+file is a place that nobody has, so that one fewer may run; where no place is left, it is an error that names it.
 
 Source: flock(2), open(2), proc_sys_fs(5).
 """
@@ -73,29 +73,41 @@ def instance_paths(place: Path, of: str, count: int) -> list[Path]:
 def instance(paths: Sequence[Path], *, wait_s: float, on_wait: Callable[[], None]) -> int:
     """Take one of the places and return its descriptor; `Busy` when none is free within `wait_s`.
 
-    `on_wait` is called once, before it waits.
+    `on_wait` is called once, before it waits. `PermissionRefused` when none of the files is a lock.
     """
     until = time.monotonic() + wait_s
     has_said = False
     while True:
+        foreign: list[PermissionRefused] = []
         for path in paths:
-            fd = _take(path)
+            try:
+                fd = _take(path)
+            except PermissionRefused as error:
+                foreign.append(error)
+                continue
             if fd is not None:
                 return fd
+        if len(foreign) == len(paths):
+            raise foreign[0]
         left_s = until - time.monotonic()
         if left_s <= 0:
-            after = f" after {wait_s:g} s" if wait_s else ""
-            raise Busy(
-                f"{counted(len(paths), 'instance')} may run on this host at a time, and as many still run{after}",
-                hint="wait longer for a place, or allow more instances",
-                limit="instances",
-                value=len(paths),
-                retry_after_s=1.0,
-            )
+            raise _busy(len(paths), foreign, f" after {wait_s:g} s" if wait_s else "")
         if not has_said:
             has_said = True
             on_wait()
         time.sleep(min(left_s, _LOOK_S))
+
+
+def _busy(count: int, foreign: Sequence[PermissionRefused], after: str) -> Busy:
+    running = f"{count - len(foreign)}" if foreign else "as many"
+    lacking = f"; {foreign[0].message}" if foreign else ""
+    return Busy(
+        f"{counted(count, 'instance')} may run on this host at a time, and {running} still run{after}{lacking}",
+        hint="wait longer for a place, or allow more instances",
+        limit="instances",
+        value=count,
+        retry_after_s=1.0,
+    )
 
 
 def cpus(place: Path | None, count: int) -> tuple[list[int], list[int]]:
