@@ -42,7 +42,7 @@ from envmgr.coordination.zookeeper.limit import Limit, Taken
 from envmgr.coordination.zookeeper.nodes import NodeExists, NoNode
 from envmgr.coordination.zookeeper.queues import RELEASE_S, Departure, Queues, in_order, observe
 from envmgr.coordination.zookeeper.session import BOOT_CLOCK, CALL_S, BootClock, Session
-from envmgr.errors import EnvmgrError
+from envmgr.errors import CoordinatorUnavailable, EnvmgrError
 
 __all__ = ["Claim", "Claims", "Holder"]
 
@@ -151,7 +151,7 @@ class Claims:
         """
         above, name = f"{tree.CLAIMS}/gates", path.removeprefix(f"{tree.CLAIMS}/").replace("/", "@")
         limit = Limit(self._clock, path, deadline, None, unreachable_s)
-        is_alone = is_done = False
+        is_alone = False
         try:
             with limit.answering(self._session):
                 try:
@@ -159,10 +159,13 @@ class Claims:
                     is_alone = True
                 except NodeExists:
                     self._wait_for(f"{above}/{name}", Contender({}, None), limit)
-                is_done = True
+                except CoordinatorUnavailable:
+                    # It may have been made, unheard, and nobody is to wait for it: least of all we, who come again.
+                    self._queues.debris.add(above, name)
+                    raise
             yield is_alone
         finally:
-            if is_alone or not is_done:
+            if is_alone:
                 try:
                     self._session.delete(f"{above}/{name}", timeout_s=RELEASE_S)
                 except NoNode:

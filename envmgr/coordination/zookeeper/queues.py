@@ -48,7 +48,7 @@ class Queues:
                     if not name or epoch != self._session.epoch:  # it went with its session
                         # Asked again, it may have been made before without our hearing of it.
                         is_repeated, is_begun = is_begun, True
-                        epoch = self._session.epoch
+                        epoch, name = self._session.epoch, ""  # should we give up now, it is looked for by its mark
                         name, token = self._enter(path, mark, contender, limit, is_repeated=is_repeated)
                     queue = in_order(self._session.children(path, is_current=True, timeout_s=limit.call_s()))
                     if name not in queue:
