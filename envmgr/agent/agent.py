@@ -248,6 +248,8 @@ class Agent:
             self._put_off(now)
         if self._refused is not None or self._wanted.cluster is None or self._membership.is_pushed_aside:
             return []
+        if not self._status.was_known:  # the connection went before anybody heard of this host
+            return []
         if self._session.is_connected and not self._wanted.present().keys() <= self._hands.published().keys():
             self._neighbours.look_around_again(self._membership.identity.host)
         self._act()
@@ -322,6 +324,9 @@ class Agent:
         if is_there and (is_new or self._status.has_vanished):
             self._status.begin()
             self._neighbours.look_around(self._membership.identity.host)
+        if is_there and self._status.make_known(self._unknown()):
+            # What was removed before anybody knew of this host is not kept for it: it must not act on it.
+            self._look(self._clock.monotonic())
         return is_there
 
     def _nothing_read(self) -> Wanted:
@@ -349,6 +354,12 @@ class Agent:
             virtual_packages=dict(settings.virtual_packages),
             since=self._since,
         )
+
+    def _unknown(self) -> HostStatus:
+        """Return what a host says before it has done anything."""
+        identity = self._membership.identity
+        labels = dict(self._wanted.labels)
+        return HostStatus(host=identity.host, instance=identity.instance, at=self._clock.time(), labels=labels)
 
     def _tell(self, *, is_last: bool = False) -> float | None:
         identity = self._membership.identity

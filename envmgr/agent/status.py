@@ -33,6 +33,8 @@ class StatusWriter:
         self.host = host
         self.has_vanished = False
         """Whether the document was gone: somebody forgot the host, or emptied the tree. `begin` makes it anew."""
+        self.was_known = False
+        """Whether this host was ever known to the cluster under this name, see `make_known`."""
         self._tree = tree
         self._clock = clock
         self._version: int | None = None
@@ -51,6 +53,25 @@ class StatusWriter:
         self._is_read = self.has_vanished = False
         self._told = None
         self._progress = None
+
+    def make_known(self, status: HostStatus) -> bool:
+        """Write a first document where none stands; tell whether that was so. Costs nothing once it was read.
+
+        Only a host that is known is waited for until it has obeyed an ``absent``: before that it begins nothing.
+        """
+        if self._is_read or self.has_vanished:
+            return False
+        path = paths.status(self.host)
+        node = self._tree.get(path)
+        if node is None:
+            with contextlib.suppress(NodeExists):  # an earlier instance of this host's: then it is known as well
+                self._version = self._tree.create(path, encode(status)).version
+                self._is_read = self.was_known = True
+                return True
+        self._version = None if node is None else node.version
+        self._is_read = node is not None
+        self.was_known = True
+        return False
 
     def tell(self, status: HostStatus, builds: tuple[Progress, ...]) -> None:
         """Have this written with the next `flush` that may."""
