@@ -15,7 +15,8 @@ What holds:
   was lost, the tree is read again.
 * What is read is checked against the manifest's SHA-256. What is published holds no credentials.
 * Parts that no manifest leads to are those of solvers that died. The next publication of the same name and class
-  deletes them, under the claim: whoever wrote them before has lost it, and cannot publish them any more.
+  deletes them, in one transaction with a look at the claim: whoever wrote them before has lost it, and cannot publish
+  them any more; and whoever has it after us has not written his yet.
 
 Not promised: that what is read without `sync` is the newest; a server may lag. `Lockfiles.newest` syncs.
 
@@ -177,7 +178,7 @@ class Lockfiles:
         data = text.encode()
         parts = split(name, data)
         word = os.urandom(16).hex()
-        self._sweep(name, machine_class)
+        self._sweep(name, machine_class, claim)
         for number, block in enumerate(parts):
             self._session.create(tree.part(name, machine_class, word, number), block)
         manifest = Manifest(
@@ -250,30 +251,43 @@ class Lockfiles:
                 with contextlib.suppress(NoNode):
                     self._session.delete(tree.failure(name, one, number))
 
-    def _sweep(self, name: EnvName, machine_class: str) -> None:
-        """Delete the parts that no manifest leads to; under the claim."""
+    def _sweep(self, name: EnvName, machine_class: str, claim: Claim) -> None:
+        """Delete the parts that no manifest leads to, each word's in one transaction with a look at the claim."""
+        if self._leftovers(name, machine_class):
+            # Once more, as of now: to some of them a manifest may lead that was made without our hearing of it.
+            self._session.sync()
+            for word in self._leftovers(name, machine_class):
+                self._delete_parts(name, machine_class, word, claim)
+
+    def _leftovers(self, name: EnvName, machine_class: str) -> set[str]:
+        """Return the words of the parts that no manifest leads to."""
         words = self._session.children(tree.generations(name, machine_class))
         written = {word.removeprefix(_PARTS) for word in words if word.startswith(_PARTS)}
         numbers = _numbers(words)
         if len(written) == len(numbers):
-            return
+            return set()
         for number in numbers:
             try:
                 manifest = self._manifest(name, machine_class, number, CALL_S)
             except Corrupt:
                 manifest = None
             if manifest is None:
-                return  # a manifest of which we do not know what it needs
+                return set()  # a manifest of which we do not know what it needs
             written.discard(manifest.parts_in)
-        for word in written:
-            self._delete_parts(name, machine_class, word)
+        return written
 
-    def _delete_parts(self, name: EnvName, machine_class: str, word: str) -> None:
+    def _delete_parts(self, name: EnvName, machine_class: str, word: str, claim: Claim | None = None) -> None:
+        """Delete what stands below a word, with a `claim` only as long as it is held; raises `ClaimLost`."""
         above = tree.parts(name, machine_class, word)
-        with contextlib.suppress(NoNode, NotEmpty):
-            for number in self._session.children(above):
-                self._session.delete(f"{above}/{number}")
-            self._session.delete(above)
+        nodes = [*(f"{above}/{number}" for number in self._session.children(above)), above]
+        guard = [] if claim is None else [claim.guard()]
+        try:
+            self._session.write([*guard, *map(Delete, nodes)])
+        except NoNode as error:
+            if claim is not None and error.index == 0:
+                raise _lost(claim) from error
+        except NotEmpty:
+            pass
 
 
 def _numbers(words: Sequence[str], end: str = "") -> list[int]:
