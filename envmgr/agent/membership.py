@@ -152,7 +152,9 @@ class Membership:
         except NodeExists:
             return False
         self._is_touched = False  # by ourselves; the watch is set anew with the next look
-        self._tree.get(path, watch=self._touch)
+        node = self._tree.get(path, watch=self._touch)
+        if node is None or node.ephemeral_owner != self._session.session_id:
+            return False  # somebody took it away before the watch, which tells nothing of that
         self._joined(wanted)
         return True
 

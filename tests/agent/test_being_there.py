@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
 
-from agent.worlds import World, identity
+from agent.worlds import Session, World, identity
 
 from envmgr.agent import givers
 from envmgr.agent.identity import Identity
 from envmgr.agent.status import StatusWriter
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Delete, Node
 from envmgr.errors import NetworkError
 from envmgr.wire.tree import EnvironmentStatus, Host, HostProgress, HostStatus, decode, encode
 
@@ -28,6 +30,30 @@ def test_a_host_is_there_and_keeps_its_name() -> None:
     assert [kept.host for kept in world.kept_identities] == ["here"]
     world.agent.leave()
     assert world.host_record("here") is None
+
+
+class _Swept(Session):
+    """A session whose sign of life somebody deletes before it is looked at, once."""
+
+    swept: str | None = None
+
+    def get(self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = 5.0) -> Node | None:
+        if self.swept is None and path == paths.host("here") and path in self._servers.nodes:
+            self.swept = path
+            self._servers.apply([Delete(path)], 0)
+        return super().get(path, watch=watch, timeout_s=timeout_s)
+
+
+def test_a_sign_of_life_that_goes_before_it_is_watched_is_made_again() -> None:
+    """Who deletes a tree while its hosts live meets their nodes at any moment; of that one no event would ever tell."""
+    world = World()
+    name = world.declare("numpy")
+    world.session = session = _Swept(world.servers)
+    world.start()
+    world.settle()
+    assert session.swept is not None
+    assert world.host_record("here") is not None
+    assert world.state(name).state == "ready"
 
 
 def test_its_own_old_session_is_waited_out() -> None:
