@@ -177,7 +177,7 @@ def is_segment(host: str) -> bool:
 
 def host_infos(tree: Tree, known: Mapping[str, Known]) -> tuple[HostInfo, ...]:
     """Return what is told of the hosts; reads what those that live say of themselves."""
-    live = dict(at_once(partial(_live, tree), [host.host for host in known.values() if host.is_live]))
+    live = at_once(partial(_live, tree), [host.host for host in known.values() if host.is_live])
     return tuple(host_info(host, live.get(host.host)) for host in known.values())
 
 

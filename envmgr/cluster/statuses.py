@@ -6,6 +6,9 @@ again now and then: after `FULL_S`, and the later the more hosts there are and t
 of any length reads each host a few times only. Progress has no watch: of at most `MOST_PROGRESS` hosts it is read, so
 many in a second, and only for who shows it.
 
+Of thousands of reads some get no answer where the servers have much to do: only those are asked for again, up to
+`ROUNDS` times in a look, and by who looks again with the next one.
+
 Intent is read before the statuses: a host may be ahead of what is read of the intent, never behind what it says itself.
 """
 
@@ -20,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from envmgr.coordination.zookeeper import tree as paths
-from envmgr.errors import Corrupt
+from envmgr.errors import CoordinatorUnavailable, Corrupt
 from envmgr.wire.cluster import HostInfo, Row
 from envmgr.wire.tree import EnvironmentStatus, EnvState, Host, HostProgress, HostStatus, Intent, Progress, decode
 
@@ -37,6 +40,7 @@ _READS_PER_S = 2
 _PROGRESS_PER_S = 20
 _PROGRESS_S = 1.0
 _FEW = 32
+ROUNDS = 3
 _LONGEST_WORDS = 4000
 """Of what a host says; whoever asks for all hosts is not to get megabytes of one."""
 _BUILDING: frozenset[EnvState] = frozenset({"building"})
@@ -83,6 +87,8 @@ class Statuses:
         self._clock = clock
         self._on_change = on_change
         self._known: dict[str, Known] = {}
+        self._fresh: dict[str, Known] = {}
+        """What a look has read that was not answered in full."""
         self._lock = threading.Lock()
         self._changed: set[str] = set()
         self._watches: dict[str, functools.partial[None]] = {}
@@ -99,7 +105,7 @@ class Statuses:
             self._known = self._look(changed, is_full=is_full)
         except BaseException:
             with self._lock:
-                self._changed |= changed  # no watch tells of it again
+                self._changed |= changed - self._fresh.keys()  # no watch tells of it again
             raise
         if is_full:
             now = self._clock.monotonic()
@@ -112,11 +118,15 @@ class Statuses:
         return max(0.0, self._progress_at - self._clock.monotonic()) if self._has_progress else None
 
     def _look(self, changed: Collection[str], *, is_full: bool) -> dict[str, Known]:
+        # Without watches nobody would tell that it has changed since.
+        is_kept = self._on_change is not None
+        self._fresh = {host: it for host, it in self._fresh.items() if is_kept and host not in changed}
         live, known, cordoned = (
             self._list(path, is_new=is_full or path in changed) for path in (paths.HOSTS, paths.STATUS, paths.CORDONS)
         )
         building = self._building()
         kept = {} if is_full else {host: it for host, it in self._known.items() if host not in changed}
+        kept |= self._fresh
 
         def read(host: str) -> Known:
             found = self._read(
@@ -132,7 +142,13 @@ class Statuses:
             return found
 
         hosts = sorted(live | known)
-        found = dict(at_once(read, [host for host in hosts if host not in kept or host in (building or ())]))
+        found: dict[str, Known] = {}
+        try:
+            at_once(read, [host for host in hosts if host not in kept or host in (building or ())], found)
+        except CoordinatorUnavailable:
+            self._fresh |= found
+            raise
+        self._fresh = {}
         return {host: found[host] if host in found else read(host) for host in hosts}
 
     def _list(self, path: str, *, is_new: bool) -> frozenset[str]:
@@ -203,12 +219,40 @@ class Statuses:
             self._on_change.set()
 
 
-def at_once(read: Callable[[str], T], hosts: Sequence[str]) -> list[tuple[str, T]]:
-    """Return each host with what is read of it; of many hosts, several are asked for at a time."""
+def at_once(read: Callable[[str], T], hosts: Sequence[str], found: dict[str, T] | None = None) -> Mapping[str, T]:
+    """Return each host with what is read of it; of many hosts, several are asked for at a time.
+
+    Raises `CoordinatorUnavailable` when some were not answered, `ROUNDS` times or all of them; `found` has the others.
+    """
+    found = {} if found is None else found
+    left, rounds = list(hosts), 1
+    while (error := _ask(read, left, found)) is not None:
+        rest = [host for host in left if host not in found]
+        if rounds == ROUNDS or len(rest) == len(left):
+            raise error
+        left, rounds = rest, rounds + 1
+    return found
+
+
+def _ask(read: Callable[[str], T], hosts: Sequence[str], found: dict[str, T]) -> CoordinatorUnavailable | None:
+    """Ask for each host once; return an error if one was not answered. Servers that stand still are not asked on."""
+    most = 1 if len(hosts) <= _FEW else _FEW
+    unanswered: list[CoordinatorUnavailable] = []
+
+    def ask(host: str) -> None:
+        if len(unanswered) < most:
+            try:
+                found[host] = read(host)
+            except CoordinatorUnavailable as error:
+                unanswered.append(error)
+
     if len(hosts) <= _FEW:
-        return [(host, read(host)) for host in hosts]
-    with ThreadPoolExecutor(_FEW, thread_name_prefix="statuses") as pool:
-        return list(zip(hosts, pool.map(read, hosts), strict=True))
+        for host in hosts:
+            ask(host)
+    else:
+        with ThreadPoolExecutor(_FEW, thread_name_prefix="statuses") as pool:
+            list(pool.map(ask, hosts))
+    return unanswered[0] if unanswered else None
 
 
 def _record(

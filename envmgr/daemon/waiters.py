@@ -15,6 +15,8 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from envmgr.errors import CoordinatorUnavailable
+
 if TYPE_CHECKING:
     from envmgr.names import EnvName
     from envmgr.ports import Administration, Clock, Watching
@@ -57,6 +59,8 @@ class Waiters:
                 if kept.watching is None:
                     kept.watching = kept.held.enter_context(administration.watching(name, has_progress=True))
                 found = kept.watching.show()
+            except CoordinatorUnavailable:
+                raise  # what was answered is kept for the next look, which may need only the rest
             except BaseException:
                 self._drop(key, kept)
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -131,3 +132,61 @@ def test_a_change_heard_of_before_a_look_that_failed_is_not_forgotten(
         watcher.show()
     looker.fails = False
     assert [row.state for row in watcher.show().rows] == ["pending", "ready", "pending"]
+
+
+class Busy(FakeTree):
+    """A session whose servers leave each so many hundredth host's word unanswered when it is asked for at first."""
+
+    def __init__(self, servers: FakeServers, each: int, times: int = 1) -> None:
+        super().__init__(servers, 98)
+        self.each = each
+        self.left: dict[str, int] = {}
+        self.times = times
+
+    def get(self, path: str, **facts: Any) -> Node | None:
+        if path.startswith((f"{paths.STATUS}/", f"{paths.HOSTS}/")) and int(path[-4:]) % self.each == 0:
+            left = self.left[path] = self.left.get(path, self.times) - 1
+            if left >= 0:
+                self.reads.append(path)
+                raise CoordinatorUnavailable(f"no answer about {path}")
+        return super().get(path, **facts)
+
+
+def statuses_read(tree: FakeTree) -> int:
+    """Return how many hosts' words were asked for since the last time."""
+    found = sum(path.startswith(f"{paths.STATUS}/") for path in tree.reads)
+    tree.reads.clear()
+    return found
+
+
+@pytest.mark.usefixtures("admin")
+def test_reads_that_got_no_answer_are_asked_for_again_alone(
+    servers: FakeServers, tree: FakeTree, clock: FakeClock
+) -> None:
+    """Of hundreds of hosts some are not answered: a command asks for those again, and for no other."""
+    live(tree, 300)
+    busy = Busy(servers, 50)
+    looker = Administration(busy, by="ada", clock=clock)
+    assert len(looker.show(NAME).rows) == 300
+    assert statuses_read(busy) == 300 + 6
+    assert all(host.live is not None for host in looker.hosts())
+    assert sum(path.startswith(f"{paths.HOSTS}/") for path in busy.reads) == 300 + 6
+
+
+@pytest.mark.usefixtures("admin")
+def test_who_looks_again_asks_for_the_rest(servers: FakeServers, tree: FakeTree, clock: FakeClock) -> None:
+    """A look that gives up keeps what was answered, but not what has changed since: the next ones ask for the rest."""
+    names = live(tree, 300)
+    busy = Busy(servers, 50, times=2)
+    watcher = Watcher(busy, clock, NAME)
+    with pytest.raises(CoordinatorUnavailable):
+        watcher.show()
+    say(tree, names[7], is_so(NAME, "ready", 1))
+    tree.delete(paths.host(names[8]))
+    for _ in range(6):
+        with contextlib.suppress(CoordinatorUnavailable):
+            rows = watcher.show().rows
+    assert (len(rows), rows[7].state, rows[8].is_live, rows[9].is_live) == (300, "ready", False, True)
+    counts = [busy.reads.count(paths.status(name)) for name in names]
+    assert (counts[7], counts[50]) == (2, 3)
+    assert statuses_read(busy) == 300 + 6 * 2 + 1

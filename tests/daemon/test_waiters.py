@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from cluster.cluster_worlds import declaration, is_so, join, name_of, say
 from fakes.clock import FakeClock
@@ -9,9 +11,10 @@ from fakes.tree import FakeServers, FakeTree
 
 from envmgr.cluster.administration import Administration
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Node
 from envmgr.daemon import waiters
 from envmgr.daemon.waiters import Waiters
-from envmgr.errors import EnvironmentNotFound
+from envmgr.errors import CoordinatorUnavailable, EnvironmentNotFound
 from envmgr.names import EnvName
 from envmgr.wire.cluster import DeclaredEnvironment
 
@@ -98,3 +101,28 @@ def test_so_many_are_kept(world: World) -> None:
     assert world.read() == 0
     assert len(world.look("0").rows) == world.read() == 20
     assert len(world.waiters._kept) == waiters.MOST
+
+
+def test_what_was_answered_is_kept_though_not_all_was(world: World) -> None:
+    """A look in which ZooKeeper did not answer for some hosts is no waste: the next one reads those alone."""
+
+    class Busy(FakeTree):
+        left = 1
+
+        def get(self, path: str, **facts: Any) -> Node | None:
+            if path == paths.status("h19") and self.left:
+                self.left -= 1
+                self.is_silent = True
+            if self.is_silent:
+                raise CoordinatorUnavailable(f"no answer about {path}")
+            return super().get(path, **facts)
+
+        is_silent = False
+
+    busy = world.session = Busy(world.tree._servers, 97)
+    with pytest.raises(CoordinatorUnavailable):
+        world.look("one")
+    assert world.read() == 19
+    busy.is_silent = False
+    assert len(world.look("one").rows) == 20
+    assert world.read() == 1
