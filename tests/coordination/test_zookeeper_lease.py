@@ -62,6 +62,16 @@ def test_the_same_session_again_keeps_its_epoch() -> None:
     assert lease.until(1) == 115.0
 
 
+def test_the_servers_may_want_a_shorter_session_from_now_on() -> None:
+    """Servers that were configured anew keep the session for less: what was counted by the longer time is void."""
+    lease = Lease()
+    lease.connected(7, T, before=100.0)
+    lease.touched(1, 101.0)
+    lease.proved(1, 104.0)
+    assert not lease.connected(7, T / 4, before=105.0)
+    assert lease.until(1) == 105.0 + 11.0 / 4
+
+
 def test_the_lease_never_outlives_what_the_leader_counts() -> None:
     """Whatever touches and proofs there are, and whenever the follower is cut off, the leader expires us no earlier.
 

@@ -60,11 +60,10 @@ class Lease:
             if is_new:
                 self._session_id = session_id
                 self._epoch += 1
-                self._until = NEVER
             self._timeout_s = timeout_s
             self._touches.clear()
             self._touches.append(before)
-            self._until = max(self._until, self._end(before))
+            self._until = self._end(before)  # no touch is newer, and T may be shorter than it was
             return is_new
 
     def expired(self) -> None:
