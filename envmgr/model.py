@@ -171,6 +171,14 @@ class Lockfile:
 
 
 @dataclass(frozen=True, slots=True)
+class LockInForce:
+    """Which lockfile the cluster has in force for one name on one machine class, without its text."""
+
+    generation: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
 class PublishedLockfile:
     """A generation of the lockfile of one name on one machine class, as the whole cluster has it; it never changes.
 

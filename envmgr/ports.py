@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from envmgr.errors import EnvmgrError
 from envmgr.events import Reporter
-from envmgr.model import PublishedLockfile
+from envmgr.model import LockInForce, PublishedLockfile
 from envmgr.names import EnvName
 from envmgr.wire.pipe import BuildRequest, BuildResult, Channel, Network
 
@@ -161,8 +161,8 @@ class Coordinator(Protocol):
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
         """Return the highest generation, ``None`` if there is none; `CoordinatorUnavailable` when nobody knows."""
 
-    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
-        """Return the digest of that generation, which costs less than its text; ``None`` if there is none."""
+    def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
+        """Return number and digest of that generation, which costs less than its text; ``None`` if there is none."""
 
     def least_generation(self, name: EnvName) -> int:
         """Return the least generation that the cluster wants installed, 1 unless it relocked; never waits."""

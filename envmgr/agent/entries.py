@@ -16,6 +16,7 @@ from envmgr.wire.tree import EnvironmentStatus, EnvState
 
 if TYPE_CHECKING:
     from envmgr.agent.jobs import Job, Kind
+    from envmgr.model import LockInForce
     from envmgr.names import EnvName
     from envmgr.ports import Clock
 
@@ -52,7 +53,7 @@ class Failed:
 class Entry:
     """What is going on with one environment.
 
-    `theirs` is the digest of the cluster's lockfile, asked for `compared`: the build, and all that can have changed it.
+    `theirs` is the cluster's lockfile, asked for `compared`: the build, and all that can have changed it.
     `aligned_for` is the same when it was brought in line, or that was tried.
     """
 
@@ -60,7 +61,7 @@ class Entry:
     job: Job | None = None
     failed: Failed | None = None
     compared: tuple[object, ...] | None = None
-    theirs: str | None = None
+    theirs: LockInForce | None = None
     aligned_for: tuple[object, ...] | None = None
 
     def begin(self, job: Job, clock: Clock) -> None:
@@ -88,9 +89,13 @@ class Entry:
             None if pause_s is None else clock.time() + pause_s,
         )
 
+    def differs(self, lock_digest: str) -> bool:
+        """Tell whether the cluster has a lockfile, and it is not this one."""
+        return self.theirs is not None and self.theirs.digest != lock_digest
+
     def show_ready(self, generation: int, lock_digest: str | None, lock_generation: int, clock: Clock) -> None:
         """Show that it is there, and whether it is the cluster's lockfile that it was made from."""
-        is_drift = self.theirs is not None and lock_digest is not None and self.theirs != lock_digest
+        is_drift = lock_digest is not None and self.differs(lock_digest)
         if self.status.finished_at is None:
             self.status = replace(self.status, finished_at=clock.time())
         self.status = replace(

@@ -11,7 +11,7 @@ from envmgr.coordination.zookeeper.nodes import Tree
 
 if TYPE_CHECKING:
     from envmgr.events import Reporter
-    from envmgr.model import Spec
+    from envmgr.model import LockInForce, Spec
     from envmgr.names import Alias, BuildId, EnvName
     from envmgr.ports import Siblings
 
@@ -34,8 +34,8 @@ class Hands(Protocol):
     def published(self) -> Mapping[EnvName, Installed]:
         """Return what is ready on this host; costs a listing of a directory."""
 
-    def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
-        """Return the digest of the cluster's lockfile in force, ``None`` if there is none; asks ZooKeeper."""
+    def cluster_lock(self, name: EnvName, machine_class: str) -> LockInForce | None:
+        """Return which lockfile the cluster has in force, ``None`` if there is none; asks ZooKeeper."""
 
     def target(self, alias: Alias) -> EnvName | None:
         """Return what an alias stands for here, whoever set it; ``None``: it is not set."""

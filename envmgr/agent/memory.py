@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -57,9 +57,7 @@ class Memory:
     aliases: Mapping[str, str] = field(default_factory=dict)
 
 
-def held_now(
-    memory: Memory, wanted: Wanted, present: Mapping[EnvName, Intent], published: Collection[EnvName]
-) -> dict[str, Held]:
+def held_now(memory: Memory, wanted: Wanted, present: Mapping[EnvName, Intent]) -> dict[str, Held]:
     """Return what is the cluster's on this host once `wanted` is acted on; `present` is what of it is for this host."""
     held: dict[str, Held] = {}
     for name, before in memory.environments.items():
@@ -72,9 +70,9 @@ def held_now(
         if known is not None:
             held[name] = dataclasses.replace(known, generation=intent.generation)
         else:
-            # One that is here already came from whatever lockfile: more than the first generation is to be shown.
-            is_new = name not in published or intent.lock_generation == 1
-            held[name] = Held(generation=intent.generation, lock_generation=intent.lock_generation if is_new else 0)
+            # What is here or being made is of whatever lockfile: more than the first generation is to be shown.
+            first = 1 if intent.lock_generation == 1 else 0
+            held[name] = Held(generation=intent.generation, lock_generation=first)
     return held
 
 

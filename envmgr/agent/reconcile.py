@@ -145,7 +145,7 @@ class Reconciler:
             self._note_end(entry)
         published = self._hands.published()
         present = wanted.present()
-        self._remember(wanted, present, published)
+        self._remember(wanted, present)
         for name, intent in sorted(present.items(), key=lambda item: item[1].generation):
             self._present(intent, published.get(name))
         for name in [name for name in self._entries if name not in present]:
@@ -161,9 +161,7 @@ class Reconciler:
         if self._heal > self.memory.heal and not self._is_unanswered and not self._has_to_heal():
             self._change_memory(heal=self._heal)
 
-    def _remember(
-        self, wanted: Wanted, present: Mapping[EnvName, Intent], published: Mapping[EnvName, Installed]
-    ) -> None:
+    def _remember(self, wanted: Wanted, present: Mapping[EnvName, Intent]) -> None:
         """Note durably what is the cluster's on this host, before anything of it is begun."""
         seen = wanted.seen
         if seen is not None:
@@ -172,7 +170,7 @@ class Reconciler:
                 revision=seen.revision,
                 token=seen.token,
                 is_restored=seen.is_restored,
-                environments=held_now(self.memory, wanted, present, published),
+                environments=held_now(self.memory, wanted, present),
             )
 
     def meet(self, cluster: Cluster) -> None:
@@ -225,22 +223,25 @@ class Reconciler:
         key = (installed.build_id, intent.lock_generation, self._epoch, self._heal)
         if not self._compare(entry, installed, key):
             return None
+        theirs, is_drift = entry.theirs, entry.differs(installed.lock_digest)
+        if theirs is not None and not is_drift:
+            # What a build came to is seen here alone: it may have been begun by others before the relock, or gone on
+            # with what this host knew while ZooKeeper was away.
+            self._brought_to(intent.name, min(theirs.generation, intent.lock_generation))
         if entry.aligned_for == key:
             return None
         held = self.memory.environments.get(intent.name)
-        if entry.theirs is None or (held is not None and held.lock_generation < intent.lock_generation):
+        if theirs is None or (held is not None and held.lock_generation < intent.lock_generation):
             return "align"
-        if entry.theirs != installed.lock_digest and self._heal > self.memory.heal:
-            return "align"
-        return None
+        return "align" if is_drift and self._heal > self.memory.heal else None
 
     def _compare(self, entry: Entry, installed: Installed, key: tuple[object, ...]) -> bool:
-        """Know the digest of the cluster's lockfile; asked once for each build, and after what can have changed it."""
+        """Know the cluster's lockfile in force; asked once for each build, and after what can have changed it."""
         if entry.compared != key:
             if self._is_unanswered:  # a pass waits for one answer that does not come, not for hundreds
                 return False
             try:
-                entry.theirs = self._hands.cluster_digest(EnvName(entry.status.name), installed.machine_class)
+                entry.theirs = self._hands.cluster_lock(EnvName(entry.status.name), installed.machine_class)
             except CoordinatorUnavailable:
                 self._is_unanswered = True
                 return False
@@ -280,9 +281,7 @@ class Reconciler:
             retries > entry.failed.retries or intent.lock_generation > entry.failed.lock_generation
         )
         places = intent.max_parallel
-        job = Job(
-            name, kind, intent.generation, intent.lock_generation, retries, places=places, is_waiting=places > 0
-        )
+        job = Job(name, kind, intent.generation, intent.lock_generation, retries, places=places, is_waiting=places > 0)
 
         def work() -> None:
             with self._turn(job):
@@ -319,9 +318,9 @@ class Reconciler:
         entry.status = replace(entry.status, finished_at=self._clock.time())
         if job.error is None:
             entry.failed = None
-            self._brought_to(job)
             if job.kind == "align":
                 entry.aligned_for = entry.compared
+                self._brought_to(job.name, job.lock_generation)
         elif isinstance(job.error, Cancelled) and not job.error.fields.get("is_repeated"):
             entry.aligned_for = None  # by ourselves, or by an administrator of the host: looked at anew
         else:
@@ -329,11 +328,11 @@ class Reconciler:
             if EnvName(entry.status.name) not in self._entries:
                 _log.warning("the lockfile of %s is not in line with the cluster's: %s", job.name, job.error.message)
 
-    def _brought_to(self, job: Job) -> None:
-        held = self.memory.environments.get(job.name)
-        if held is not None and held.lock_generation < job.lock_generation:
-            changed = replace(held, lock_generation=job.lock_generation)
-            self._change_memory(environments={**self.memory.environments, job.name: changed})
+    def _brought_to(self, name: str, lock_generation: int) -> None:
+        held = self.memory.environments.get(name)
+        if held is not None and held.lock_generation < lock_generation:
+            changed = replace(held, lock_generation=lock_generation)
+            self._change_memory(environments={**self.memory.environments, name: changed})
 
     # ------------------------------------------------------------------------------------------------ what is to go
 
@@ -416,7 +415,7 @@ class Reconciler:
             key = (installed.build_id, 0, self._epoch, self._heal)
             if not self._compare(entry, installed, key):
                 return
-            is_drift = entry.theirs is not None and entry.theirs != installed.lock_digest
+            is_drift = entry.differs(installed.lock_digest)
             entry.status = replace(entry.status, is_drift=is_drift)
             is_wanted = entry.theirs is None or (is_drift and self._heal > self.memory.heal)
             if entry.aligned_for != key:

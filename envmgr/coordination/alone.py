@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from envmgr import lockfile
-from envmgr.model import PublishedLockfile
+from envmgr.model import LockInForce, PublishedLockfile
 from envmgr.ports import Siblings
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Alone:
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
         return None
 
-    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
+    def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
         return None
 
     def least_generation(self, name: EnvName) -> int:

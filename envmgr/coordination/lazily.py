@@ -15,7 +15,7 @@ from envmgr.ports import Siblings
 
 if TYPE_CHECKING:
     from envmgr.events import Reporter
-    from envmgr.model import PublishedLockfile
+    from envmgr.model import LockInForce, PublishedLockfile
     from envmgr.names import EnvName
     from envmgr.ports import Claim, Coordinator, Deadline, Solving
 
@@ -52,8 +52,8 @@ class Lazily:
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
         return self._coordinator().lockfile(name, machine_class)
 
-    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
-        return self._coordinator().lock_digest(name, machine_class)
+    def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
+        return self._coordinator().lock_in_force(name, machine_class)
 
     def least_generation(self, name: EnvName) -> int:
         return self._declared.get(name, 1)

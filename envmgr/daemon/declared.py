@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
     from envmgr.daemon.service import Service
     from envmgr.events import Reporter
-    from envmgr.model import Spec
+    from envmgr.model import LockInForce, Spec
     from envmgr.names import Alias, BuildId, EnvName
     from envmgr.store.layout import Layout
 
@@ -62,10 +62,10 @@ class Declared:
         is_solved = spec is not None and not spec.is_lockfile
         return Installed(build_id, record.lock_digest if is_solved else None, record.machine_class)
 
-    def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
+    def cluster_lock(self, name: EnvName, machine_class: str) -> LockInForce | None:
         if not self._coordinator.session.is_connected:
             raise CoordinatorUnavailable("ZooKeeper does not answer")
-        return self._coordinator.lock_digest(name, machine_class)
+        return self._coordinator.lock_in_force(name, machine_class)
 
     def target(self, alias: Alias) -> EnvName | None:
         return ready.resolve_alias(str(self._layout.root), alias)

@@ -9,7 +9,7 @@
 
 What is solved while ZooKeeper is away (setting ``solve_without_coordinator``) is this host's own. It becomes the
 cluster's at the next build or `align`, or it differs from the cluster's: that is drift, which the agent
-shows (`Coordinator.lock_digest`).
+shows (`Coordinator.lock_in_force`).
 
 A solver that makes no progress for ``solve_stall_s`` loses its claim, and its build ends. A failure that any host would
 meet is published, before the lockfile is complete; what fails later is this host's own.

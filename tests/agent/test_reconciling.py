@@ -373,6 +373,37 @@ def test_a_relock_is_a_new_try_of_what_could_not_be_made() -> None:
     assert (world.state(name).state, world.hands.retried) == ("ready", [name])
 
 
+def test_a_build_that_missed_a_relock_is_brought_to_it() -> None:
+    """What is made may be an older lockfile's (begun by others before; ZooKeeper was away): it is brought in, too."""
+    world = World()
+    name = world.declare("numpy")
+    world.solve(name, 1, "first")
+    world.admin.relock(name)
+    world.turn()
+    world.jobs.run()
+    assert world.hands.builds[name].lock_digest == "first"
+    world.turn()
+    assert world.state(name).state == "building"
+    world.solve(name, 2, "second")
+    world.settle()
+    told = world.state(name)
+    assert (told.state, told.lock_digest, told.is_drift, told.lock_generation) == ("ready", "second", False, 2)
+    assert world.hands.take_done() == ["make", "align"]
+
+
+def test_a_build_of_the_newest_lockfile_needs_nothing_more() -> None:
+    """A host that joins after a relock makes what is in force, once."""
+    world = World()
+    name = world.declare("numpy")
+    world.solve(name, 1, "first")
+    world.admin.relock(name)
+    world.solve(name, 2, "second")
+    world.settle()
+    told = world.state(name)
+    assert (told.state, told.lock_digest, told.lock_generation) == ("ready", "second", 2)
+    assert world.hands.take_done() == ["make"]
+
+
 def test_drift_is_shown_and_healed_when_asked_for() -> None:
     """What was built from another lockfile is told, left alone, and brought in line by `heal`; the host's own, too."""
     world = World()

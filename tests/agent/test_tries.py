@@ -5,6 +5,7 @@ from __future__ import annotations
 from agent.worlds import Hands, World
 
 from envmgr.errors import BuildFailed, Unsatisfiable
+from envmgr.model import LockInForce
 from envmgr.names import EnvName
 
 
@@ -15,9 +16,9 @@ class Counting(Hands):
         super().__init__()
         self.unanswered = 0
 
-    def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
+    def cluster_lock(self, name: EnvName, machine_class: str) -> LockInForce | None:
         self.unanswered += self.is_cut_off
-        return super().cluster_digest(name, machine_class)
+        return super().cluster_lock(name, machine_class)
 
 
 def test_what_was_only_remembered_is_tried() -> None:

@@ -25,7 +25,7 @@ from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Node, Stamp
 from envmgr.errors import Cancelled, CoordinatorUnavailable, EnvironmentNotFound, EnvmgrError
 from envmgr.events import Reporter
-from envmgr.model import Spec
+from envmgr.model import LockInForce, Spec
 from envmgr.names import Alias, BuildId, EnvName
 from envmgr.ports import Siblings
 from envmgr.wire.cluster import Declaration
@@ -80,6 +80,8 @@ class Hands:
         self.builds: dict[EnvName, Installed] = {}
         self.solved: dict[EnvName, str] = {}
         """The cluster's lockfiles."""
+        self.generations: dict[EnvName, int] = {}
+        """Which ones those are, where not the first."""
         self.fails: dict[EnvName, EnvmgrError] = {}
         self.done: list[tuple[str, EnvName]] = []
         self.retried: list[EnvName] = []
@@ -100,12 +102,13 @@ class Hands:
             raise self.surprise
         return dict(self.builds)
 
-    def cluster_digest(self, name: EnvName, machine_class: str) -> str | None:
+    def cluster_lock(self, name: EnvName, machine_class: str) -> LockInForce | None:
         assert machine_class == SUBDIR
         if self.is_cut_off:
             raise CoordinatorUnavailable("ZooKeeper does not answer")
         self.asked += 1
-        return self.solved.get(name)
+        digest = self.solved.get(name)
+        return None if digest is None else LockInForce(self.generations.get(name, 1), digest)
 
     def target(self, alias: Alias) -> EnvName | None:
         return self.aliases.get(alias)
@@ -249,6 +252,7 @@ class World:
         )  # fmt: skip
         self.session.create(paths.manifest(name, SUBDIR, generation), encode(manifest))
         self.hands.solved[name] = digest
+        self.hands.generations[name] = generation
 
     def declare(
         self, *requirements: str, hosts: tuple[str, ...] = (), alias: str | None = None, parallel: int = 0

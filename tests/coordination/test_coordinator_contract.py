@@ -18,7 +18,7 @@ from envmgr.errors import ClaimLost, CoordinatorUnavailable, NetworkError, Timed
 from envmgr.events import Event, ignore
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit
-from envmgr.model import LockedPackage, PublishedLockfile
+from envmgr.model import LockedPackage, LockInForce, PublishedLockfile
 from envmgr.ports import Coordinator, Siblings
 
 NAME, OTHER = name_of("x"), name_of("y")
@@ -129,13 +129,13 @@ def test_the_blocks_errors_are_its_own(cluster: Cluster) -> None:
 def test_published_once_for_all(cluster: Cluster) -> None:
     """What one host publishes all others find, byte for byte, under the class that it was made for."""
     a, b = cluster.host("a"), cluster.host("b")
-    assert (a.lockfile(NAME, CLASS), a.lock_digest(NAME, CLASS)) == (None, None)
+    assert (a.lockfile(NAME, CLASS), a.lock_in_force(NAME, CLASS)) == (None, None)
     made = publish(a, FIRST)
     assert (made.generation, made.digest, made.text) == (1, lockfile.parse(FIRST, CLASS).digest, FIRST)
     with b.solving(NAME, CLASS, 1, deadline=limit(), report=ignore) as solving:
         assert solving.found == made
     assert b.lockfile(NAME, CLASS) == made
-    assert b.lock_digest(NAME, CLASS) == made.digest
+    assert b.lock_in_force(NAME, CLASS) == LockInForce(1, made.digest)
     assert b.lockfile(NAME, "linux-64+cuda12") is None
     assert b.lockfile(OTHER, CLASS) is None
 
@@ -265,7 +265,7 @@ def test_nobody_answers(cluster: Cluster) -> None:
     with pytest.raises(CoordinatorUnavailable):
         a.lockfile(NAME, CLASS)
     with pytest.raises(CoordinatorUnavailable):
-        a.lock_digest(NAME, CLASS)
+        a.lock_in_force(NAME, CLASS)
     with pytest.raises(CoordinatorUnavailable), a.solving(NAME, CLASS, 1, deadline=limit(), report=ignore):
         pass
     assert time.monotonic() - begun < 10 + WAIT_S
@@ -293,7 +293,7 @@ def test_a_host_alone() -> None:
     assert not alone.is_shared
     with alone.building(NAME, deadline=limit(), report=ignore) as claim:
         assert claim is None
-    assert (alone.lockfile(NAME, CLASS), alone.lock_digest(NAME, CLASS), alone.virtual_packages(CLASS)) == (None,) * 3
+    assert (alone.lockfile(NAME, CLASS), alone.lock_in_force(NAME, CLASS), alone.virtual_packages(CLASS)) == (None,) * 3
     assert (alone.is_declared(NAME), alone.least_generation(NAME), alone.siblings(NAME)) == (False, 1, Siblings())
     alone.check_deletion()
     with alone.solving(NAME, CLASS, 1, deadline=limit(), report=ignore) as solving:

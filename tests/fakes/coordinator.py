@@ -22,7 +22,7 @@ from pathlib import Path
 from envmgr import errors, lockfile
 from envmgr.errors import ClaimLost, CoordinatorUnavailable, EnvmgrError, LockfileTooLarge, UnsuitableFilesystem
 from envmgr.events import Event, Reporter
-from envmgr.model import PublishedLockfile
+from envmgr.model import LockInForce, PublishedLockfile
 from envmgr.names import EnvName
 from envmgr.ports import Deadline, Siblings
 
@@ -187,10 +187,10 @@ class FakeCoordinator:
         self._ask("lockfile")
         return self.cluster.read(name, machine_class)
 
-    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
-        self._ask("lock_digest")
+    def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
+        self._ask("lock_in_force")
         found = self.cluster.read(name, machine_class)
-        return None if found is None else found.digest
+        return None if found is None else LockInForce(found.generation, found.digest)
 
     @contextlib.contextmanager
     def building(self, name: EnvName, *, deadline: Deadline, report: Reporter) -> Iterator[FakeClaim | None]:

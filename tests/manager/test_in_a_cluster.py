@@ -66,8 +66,8 @@ class Host:
     @property
     def drifts(self) -> bool | None:
         """Whether it was made from another lockfile than the cluster's, as the agent asks; ``None``: there is none."""
-        theirs = self.coordinator.lock_digest(NAME, SUBDIR)
-        return None if theirs is None else theirs != self.record().lock_digest
+        theirs = self.coordinator.lock_in_force(NAME, SUBDIR)
+        return None if theirs is None else theirs.digest != self.record().lock_digest
 
     def solves(self, version: str) -> None:
         """Let a solve on this host find packages of this version from now on."""

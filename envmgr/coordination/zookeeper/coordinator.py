@@ -35,6 +35,7 @@ from envmgr.coordination.zookeeper.session import CALL_S
 from envmgr.coordination.zookeeper.solving import Found, Solve, reached, watched
 from envmgr.errors import CoordinatorUnavailable, TimedOut, UnsuitableFilesystem
 from envmgr.events import Event, Reporter
+from envmgr.model import LockInForce
 from envmgr.ports import Siblings
 from envmgr.store import opening
 
@@ -184,10 +185,10 @@ class ZookeeperCoordinator:
             self._solvers[name] = manifest.archives
             return self.lockfiles.read(manifest, timeout_s=SHORT_S)
 
-    def lock_digest(self, name: EnvName, machine_class: str) -> str | None:
+    def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
         with reached():
             manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
-            return None if manifest is None else manifest.digest
+            return None if manifest is None else LockInForce(manifest.generation, manifest.digest)
 
     @contextlib.contextmanager
     def solving(
