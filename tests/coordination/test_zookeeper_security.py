@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from coordination.certificates import Authority, Certificate
 from coordination.polling import until
 from kazoo.client import KazooClient
 from kazoo.exceptions import NoAuthError
+from link_proxy import LinkProxy
 from zookeeper_servers import Servers
 
 from envmgr import settings
@@ -22,7 +24,7 @@ from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.claims import Claims
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Create, Put, Session
-from envmgr.errors import EnvmgrError, PermissionRefused, UsageError
+from envmgr.errors import CoordinatorUnavailable, EnvmgrError, PermissionRefused, UsageError
 
 PASSWORD = ("envmgr", "s3cret:with:colons")
 
@@ -214,6 +216,21 @@ class TestCertificates:
                 two.write([claim.guard(), Create(tree.intent("env-1"))])
             # What ZooKeeper cannot express: whoever may make children of a node may delete all of them.
             two.delete(tree.status("a"))
+
+    def test_asking_who_we_are_counts_to_the_time_of_the_call(self, secure: Secure, tree_root: str) -> None:
+        """The first node of a host's own asks three things more; nobody answers, and the call ends in its time."""
+        whole = secure.endpoint(tree_root, 0, auth=PASSWORD)
+        with LinkProxy(secure.address) as link, session(replace(whole, servers=(link.address,), session_s=30.0)) as one:
+            for write in (
+                lambda: one.create(tree.host("a"), is_ephemeral=True, timeout_s=0.3),
+                lambda: one.write([Create(tree.host("a"), is_ephemeral=True)], timeout_s=0.3),
+            ):
+                link.silence()
+                began = time.monotonic()
+                with pytest.raises(CoordinatorUnavailable):
+                    write()
+                assert time.monotonic() - began < 2
+                link.mend()
 
     def test_what_was_made_without_a_password_stays_open(self, endpoint: Endpoint) -> None:
         """A password that is set later closes nothing that is there: README says what to do."""

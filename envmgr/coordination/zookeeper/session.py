@@ -172,7 +172,7 @@ class Session(Link):
 
         def begin(client: Client) -> Any:
             return client.create_async(
-                full, data, self._acl(path, is_ephemeral), is_ephemeral, is_sequential, include_data=True
+                full, data, self._acl(path, is_ephemeral, deadline), is_ephemeral, is_sequential, include_data=True
             )
 
         while True:
@@ -221,7 +221,7 @@ class Session(Link):
         def begin(client: Client) -> Any:
             transaction = client.transaction()
             for operation in operations:
-                self._add(transaction, operation)
+                self._add(transaction, operation, deadline)
             return transaction.commit_async()
 
         results = self._ask(operations[0].path, begin, deadline)
@@ -326,11 +326,11 @@ class Session(Link):
     def _watcher(self, watch: Watch | None) -> Watcher | None:
         return None if watch is None else Watcher(self._told.put, watch)
 
-    def _add(self, transaction: Any, operation: Operation) -> None:
+    def _add(self, transaction: Any, operation: Operation, deadline: float) -> None:
         full = self._full(operation.path)
         match operation:
             case Create():
-                acl = self._acl(operation.path, operation.is_ephemeral)
+                acl = self._acl(operation.path, operation.is_ephemeral, deadline)
                 transaction.create(full, operation.data, acl, ephemeral=operation.is_ephemeral)
             case Put():
                 transaction.set_data(full, operation.data, operation.version)
@@ -361,17 +361,16 @@ class Session(Link):
             else:
                 depth += 1
 
-    def _acl(self, path: str, is_ephemeral: bool) -> list[security.Acl]:
+    def _acl(self, path: str, is_ephemeral: bool, deadline: float) -> list[security.Acl]:
         if not (security.needs_own(self.endpoint) and security.is_own(path, is_ephemeral=is_ephemeral)):
             return security.shared(self.endpoint)
         known = self._own_acl
         if known is None or known[0] != self.epoch:
-            known = self._own_acl = (self.epoch, security.own(self.endpoint, self._identities()))
+            known = self._own_acl = (self.epoch, security.own(self.endpoint, self._identities(deadline)))
         return known[1]
 
-    def _identities(self) -> list[security.Acl]:
+    def _identities(self, deadline: float) -> list[security.Acl]:
         """Ask ZooKeeper who we are: it writes that into the list of a node that is its maker's."""
-        deadline = self._clock.monotonic() + CALL_S
         path = f"/v1/claims/who-{os.urandom(8).hex()}"
         full = self._full(path)
         self._make_parents(path, deadline)
