@@ -28,7 +28,7 @@ from envmgr.cluster.intent import intent_of
 from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split, without_credentials
-from envmgr.errors import ClusterTreeRefused, Corrupt, UsageError
+from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt, UsageError
 from envmgr.version import __version__
 from envmgr.wire.cluster import Exported
 from envmgr.wire.tree import FORMAT, Cluster, Intent, Revision, decode, encode
@@ -41,6 +41,7 @@ AHEAD = 1 << 20
 """More writes of intent than can have come between an export and the loss of the tree."""
 _BATCH_BYTES = 500_000
 _BATCH_ITEMS = 400
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +55,21 @@ class Item:
 
 
 def export(tree: Tree, clock: Clock) -> Exported:
-    """Return what is wanted now. Raises `ClusterTreeRefused`, `CoordinatorUnavailable`, `Corrupt`."""
-    cluster = paths.check(tree, None)
-    revision = _revision(tree)
-    environments = reading.intents(tree)
+    """Return what is wanted at one moment, now. Raises `ClusterTreeRefused`, `CoordinatorUnavailable`, `Corrupt`."""
+    tree.sync()
+    for _ in range(_TRIES):
+        revision = _revision(tree)
+        cluster = paths.check(tree, None)
+        environments = reading.intents(tree)
+        aliases = reading.aliases(tree)
+        cordons = tree.children(paths.CORDONS)
+        # What was declared or removed meanwhile would be in it by half: an alias without what it stands for.
+        if _revision(tree) == revision:
+            break
+    else:
+        raise CoordinatorUnavailable(
+            f"the cluster's intent was changed by others {_TRIES} times while it was read", hint="try again"
+        )
     published = [
         found
         for intent in environments
@@ -70,8 +82,8 @@ def export(tree: Tree, clock: Clock) -> Exported:
         exported_at=clock.time(),
         cluster=cluster,
         environments=environments,
-        aliases={str(alias): str(name) for alias, name in reading.aliases(tree).items()},
-        cordons=tree.children(paths.CORDONS),
+        aliases={str(alias): str(name) for alias, name in aliases.items()},
+        cordons=cordons,
         revision=0 if revision is None else revision.number,
         lockfiles=tuple(asdict(found) for found in published),
     )

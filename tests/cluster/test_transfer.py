@@ -6,6 +6,8 @@ import dataclasses
 import hashlib
 import json
 import zlib
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cluster_worlds import declaration, is_so, name_of, number_of, say
@@ -18,7 +20,7 @@ from envmgr.cluster.intent import Wanted
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.lockfiles import Lockfiles
 from envmgr.coordination.zookeeper.nodes import Tree
-from envmgr.errors import ClusterTreeRefused, LockfileMismatch, UsageError
+from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, LockfileMismatch, UsageError
 from envmgr.names import Alias
 from envmgr.wire.cluster import Exported
 from envmgr.wire.tree import FORMAT, Intent, Manifest, encode
@@ -81,6 +83,47 @@ def test_a_document_is_all_that_was_declared(tree: FakeTree, admin: Administrati
     assert [(found["name"], found["generation"], found["text"]) for found in document.lockfiles] == [
         (name_of(X), 1, "text of x")
     ]
+
+
+class Watched(FakeTree):
+    """A session between whose reads another administrator acts."""
+
+    def __init__(self, servers: FakeServers, at: str, act: Callable[[], object]) -> None:
+        super().__init__(servers, 99)
+        self.at, self.act = at, act
+
+    def children(self, path: str, **facts: Any) -> tuple[str, ...]:
+        if path == self.at:
+            self.act()
+        return super().children(path, **facts)
+
+
+def test_a_document_is_of_one_moment(
+    servers: FakeServers, tree: FakeTree, admin: Administration, clock: FakeClock
+) -> None:
+    """What others declare and remove while it is read is in it as a whole or not at all; so it can be imported."""
+    admin.create(dataclasses.replace(X, alias="first"))
+    other = [
+        lambda: admin.create(dataclasses.replace(Y, alias="second")),
+        lambda: admin.set_alias("third", name_of(X)),  # type: ignore[arg-type]  # an alias
+    ]
+    looker = Watched(servers, paths.ALIASES, lambda: other.pop()() if other else None)
+    document = Administration(looker, by="ada", clock=clock).export()
+    assert document.aliases == {"first": name_of(X), "second": name_of(Y), "third": name_of(X)}
+    assert {intent.name for intent in document.environments} == {name_of(X), name_of(Y)}
+    assert document.revision == number_of(tree)
+    servers.empty()
+    assert admin.import_(document).uuid == document.uuid
+
+
+def test_what_changes_all_the_time_is_not_told_by_half(
+    servers: FakeServers, admin: Administration, clock: FakeClock
+) -> None:
+    """Who never has a quiet moment is told so."""
+    admin.create(X)
+    looker = Watched(servers, paths.ALIASES, admin.heal)
+    with pytest.raises(CoordinatorUnavailable, match="changed by others"):
+        Administration(looker, by="ada", clock=clock).export()
 
 
 def test_into_an_empty_tree_it_gives_the_same_cluster_back(
