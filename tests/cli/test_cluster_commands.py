@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,16 @@ class TestCreate:
             assert "waiting for beta, too, which was named: the host is away" in late.err
             odd = cluster("cluster", "create", path, "--host", "gamma", "--timeout", "0.3")
             assert "waiting for gamma, too, which was named: no host of that name" in odd.err
+
+    def test_a_host_that_is_cordoned_is_waited_for_when_it_was_named(self, cluster: Cli, endpoint: Endpoint) -> None:
+        """That is said, since it may take for ever; without its name nobody waits for it."""
+        path = cluster.spec()
+        with living(endpoint, {"alpha": ready, "beta": lambda intent: replace(ready(intent), state="pending")}):
+            cluster.ready("cluster", "cordon", "beta")
+            cluster.ready("cluster", "create", path)
+            late = cluster("cluster", "create", path, "--host", "beta", "--timeout", "0.3")
+            assert late.code == 8
+            assert "waiting for beta, too, which was named: the host is cordoned" in late.err
 
     def test_who_is_meant(self, cluster: Cli, endpoint: Endpoint) -> None:
         """--host and --label choose; words that make no sense are refused before anything is declared."""

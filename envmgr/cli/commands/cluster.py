@@ -136,8 +136,10 @@ def _wait(
 ) -> DeclaredEnvironment:
     name = names.EnvName(declared.name)
     for row in declared.rows:
-        if row.host in declared.selector.hosts and not row.is_live and row.success is None:
-            call.say(f"waiting for {row.host}, too, which was named: {row.message or 'the host is away'}")
+        is_held_up = not row.is_live or row.is_cordoned
+        if row.host in declared.selector.hosts and is_held_up and row.success is None:
+            why = "the host is cordoned" if row.is_live else "the host is away"
+            call.say(f"waiting for {row.host}, too, which was named: {row.message or why}")
     try:
         with (
             rollout.showing(is_quiet=call.is_quiet) as show,
