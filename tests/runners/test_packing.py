@@ -108,7 +108,7 @@ class TestElsewhere:
         """Python and what pip installed come from the new place; no lease is taken, and nothing is said."""
         program = (
             "import humanize, json, sys; "
-            "print(json.dumps([sys.prefix, humanize.__file__, '_envmgr_lease' in sys.modules]))"
+            "print(json.dumps([sys.prefix, humanize.__file__, '_envmgr_lease' in str(sys.modules)]))"
         )
         prefix, module, is_hooked = json.loads(output([unpacked / "bin" / "python", "-c", program]))
         assert (prefix, module.startswith(str(unpacked)), is_hooked) == (str(unpacked), True, False)

@@ -77,12 +77,12 @@ print(late.where)
 
 
 @contextmanager
-def running(layout: Layout, *options: str) -> Iterator[subprocess.Popen[str]]:
+def running(layout: Layout, *options: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     path = layout.publication(NAME)
     with subprocess.Popen(
         [path / "bin" / "python", *options, "-c", LOOK, str(path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env={"PATH": os.defpath},
+        env={"PATH": os.defpath, **variables},
     ) as process:  # fmt: skip
         yield process
 
@@ -116,6 +116,22 @@ def test_an_interpreter_stays_in_its_build(layout: Layout, version: str) -> None
         assert not sweep.discard(layout, first)
         assert end(process) == [str(paths.prefix(NAME)), str(paths.prefix(NAME)) + _site(version, "late.py")]
     assert sweep.discard(layout, first)
+
+
+def test_another_environments_packages_come_first(layout: Layout, tmp_path: Path) -> None:
+    """What another environment has on PYTHONPATH, be it a hook, takes no interpreter's own lease away."""
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    source = interpreter(version)
+    other = tmp_path / "builds" / "1" / "envs" / name_of("pandas")
+    make_prefix(other, source, version)
+    (tmp_path / "builds" / "1" / "lease").touch()
+    build_id = build(layout, source, version)
+    assert publication.publish(layout, NAME, build_id)
+    paths = layout.build(build_id)
+    with running(layout, PYTHONPATH=str(other) + _site(version, "")) as process:
+        assert lines(process, 3) == ["[]", str(paths.prefix(NAME)), str(other)]
+        assert [user.pid for user in usage.lock_holders([paths.lease])[paths.lease]] == [process.pid]
+        assert end(process)[0] == str(other)
 
 
 def _site(version: str, name: str) -> str:

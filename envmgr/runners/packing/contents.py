@@ -24,7 +24,7 @@ from envmgr.backends import interpreter_hook
 if TYPE_CHECKING:
     from envmgr.ready import Lease
 
-_HOOK = (interpreter_hook.PTH_NAME, interpreter_hook.MODULE_NAME, Path(interpreter_hook.MODULE_NAME).stem + ".")
+_HOOK = (interpreter_hook.PTH_NAME, f"{interpreter_hook.MODULE_PREFIX}.", f"{interpreter_hook.MODULE_PREFIX}_")
 _OURS = frozenset({"conda-meta/frozen", "CACHEDIR.TAG"})
 _VARIABLES = "etc/conda/activate.d/envmgr-variables.sh"
 _LARGEST_TEXT_BYTES = 16 << 20
