@@ -35,12 +35,17 @@ _ALL = "*"
 
 
 class Administration:
-    """See the module; `envmgr.ports.Administration` is what it promises. `by` is who administers, for the records."""
+    """See the module; `envmgr.ports.Administration` is what it promises. `by` is who administers, for the records.
 
-    def __init__(self, tree: Tree, *, by: str, clock: Clock) -> None:
+    `uuid_of` tells whose tree it has to be, if that is known: of another one, or an emptied one, nothing but an import
+    is done. Else a `create` on a host of the cluster would make a second one, which all its hosts refuse.
+    """
+
+    def __init__(self, tree: Tree, *, by: str, clock: Clock, uuid_of: Callable[[], str | None] = lambda: None) -> None:
         self._tree = tree
         self._by = by
         self._clock = clock
+        self._uuid_of = uuid_of
 
     # --------------------------------------------------------------------------------------------------- environments
 
@@ -51,7 +56,7 @@ class Administration:
         """
         spec = checked_spec(declaration.spec)
         alias = None if declaration.alias is None else names.alias(declaration.alias)
-        paths.found(self._tree)
+        self._found()
         at_most = declaration.max_parallel or self._parallel(declaration)
 
         def plan(number: int) -> Draft[Intent]:
@@ -68,7 +73,7 @@ class Administration:
                 self._plan_alias(draft, alias, spec.name, may_move=declaration.move_alias)
             return draft
 
-        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
+        return reading.told(self._tree, self._clock, self._write(plan))
 
     def remove(self, name: EnvName) -> DeclaredEnvironment:
         """Take an environment from every host, and its aliases with it."""
@@ -79,12 +84,12 @@ class Administration:
                 return Draft(old)
             draft = Draft(dataclasses.replace(old, state="absent", generation=number, **self._mark()))
             draft.intent(draft.result, version)
-            for alias, target in self.aliases().items():
+            for alias, target in reading.aliases(self._tree).items():
                 if target == name:
                     draft.drop(paths.alias(alias), f"aliases/{alias}")
             return draft
 
-        intent = write(self._tree, plan, self._clock)
+        intent = self._write(plan)
         sweep_absent(self._tree, self._clock, (name,))
         return reading.told(self._tree, self._clock, intent)
 
@@ -102,11 +107,12 @@ class Administration:
             draft.intent(draft.result, version)
             return draft
 
-        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
+        return reading.told(self._tree, self._clock, self._write(plan))
 
     def retry(self, name: EnvName, host: str | None = None) -> DeclaredEnvironment:
         """Have what failed tried again at once, on one host or on all; solves that failed are forgotten."""
         if host is not None:
+            self._check()
             reading.known_host(self._tree, self._clock, host)
 
         def plan(number: int) -> Draft[Intent]:
@@ -120,16 +126,16 @@ class Administration:
                     draft.operations.append(Delete(paths.failure(name, info.machine_class, info.generation)))
             return draft
 
-        return reading.told(self._tree, self._clock, write(self._tree, plan, self._clock))
+        return reading.told(self._tree, self._clock, self._write(plan))
 
     def show(self, name: EnvName) -> DeclaredEnvironment:
         """Return one environment with rows and lockfiles; raises `EnvironmentNotFound`."""
-        paths.check(self._tree, None)
+        self._check()
         return reading.told(self._tree, self._clock, reading.declared(self._tree, name)[0])
 
     def why(self, name: EnvName, host: str) -> Row:
         """Return what there is to say of one environment on one host; raises `HostUnknown`."""
-        paths.check(self._tree, None)
+        self._check()
         intent, _ = reading.declared(self._tree, name)
         known = reading.known_host(self._tree, self._clock, host)
         found = row(intent, host, known)
@@ -139,11 +145,11 @@ class Administration:
 
     def status(self) -> ClusterStatus:
         """Return the cluster at one moment."""
-        cluster = paths.check(self._tree, None)
+        cluster = self._check()
         node = self._tree.get(paths.REVISION)
         number = 0 if node is None else decode(Revision, node.data, paths.REVISION).number
         intents = reading.intents(self._tree, is_strict=False)
-        aliases = self.aliases()
+        aliases = reading.aliases(self._tree)
         known = Statuses(self._tree, self._clock).refresh()
         return ClusterStatus(
             uuid=cluster.uuid,
@@ -155,14 +161,14 @@ class Administration:
     @contextlib.contextmanager
     def watching(self, name: EnvName, *, has_progress: bool = False) -> Iterator[reading.Watcher]:
         """Follow one environment for the length of a block; see `envmgr.cluster.rollout.wait`."""
-        paths.check(self._tree, None)
+        self._check()
         yield reading.Watcher(self._tree, self._clock, name, has_progress=has_progress)
 
     # ---------------------------------------------------------------------------------------------------------- hosts
 
     def hosts(self) -> tuple[HostInfo, ...]:
         """Return the hosts that are known."""
-        paths.check(self._tree, None)
+        self._check()
         return reading.host_infos(self._tree, Statuses(self._tree, self._clock).refresh())
 
     def heal(self) -> Cluster:
@@ -171,12 +177,13 @@ class Administration:
 
     def cordon(self, host: str, *, is_cordoned: bool) -> None:
         """Let a host begin nothing new, or begin again; raises `HostUnknown`."""
+        self._check()
         reading.known_host(self._tree, self._clock, host)
         self._cordon(host, is_cordoned=is_cordoned)
 
     def forget(self, host: str) -> None:
         """Wait no longer for a host that is gone for ever; raises `HostUnknown`, `UsageError` for one that lives."""
-        paths.check(self._tree, None)
+        self._check()
         reading.known_host(self._tree, self._clock, host)
         life, status = paths.host(host), paths.status(host)
         lives = UsageError(f"the host {host} lives", hint="stop its daemon first", host=host)
@@ -204,7 +211,7 @@ class Administration:
             return EnvName(word)
         name = reading.target(self._tree, names.alias(word))
         if name is None:
-            paths.check(self._tree, None)
+            self._check()
             raise EnvironmentNotFound(
                 f"the cluster has no alias {word!r}", hint="envmgr cluster alias list shows what is there"
             )
@@ -212,6 +219,7 @@ class Administration:
 
     def aliases(self) -> dict[Alias, EnvName]:
         """Return alias → name."""
+        self._check()
         return reading.aliases(self._tree)
 
     def set_alias(self, alias: Alias, name: EnvName, *, move: bool = False) -> None:
@@ -224,7 +232,7 @@ class Administration:
             self._plan_alias(draft, alias, name, may_move=move)
             return draft
 
-        write(self._tree, plan, self._clock)
+        self._write(plan)
 
     def remove_alias(self, alias: Alias) -> EnvName:
         """Drop an alias, and return what it stood for; raises `EnvironmentNotFound`."""
@@ -234,11 +242,11 @@ class Administration:
             draft.drop(paths.alias(alias), f"aliases/{alias}")
             return draft
 
-        return write(self._tree, plan, self._clock)
+        return self._write(plan)
 
     def cluster(self) -> Cluster:
         """Return who the cluster is, and what all its hosts share."""
-        return paths.check(self._tree, None)
+        return self._check()
 
     def change_settings(
         self,
@@ -251,7 +259,7 @@ class Administration:
 
         A value is as in a settings file (a list, a table, …), or the text that an environment variable would hold.
         """
-        paths.found(self._tree)
+        self._found()
         return self._change_cluster(
             lambda cluster: dataclasses.replace(
                 cluster,
@@ -271,6 +279,18 @@ class Administration:
 
     # -------------------------------------------------------------------------------------------------------- writing
 
+    def _check(self) -> Cluster:
+        return paths.check(self._tree, self._uuid_of())
+
+    def _write(self, plan: Callable[[int], Draft[T]]) -> T:
+        if self._uuid_of() is not None:  # that there is a cluster, `write` sees by itself
+            self._check()
+        return write(self._tree, plan, self._clock)
+
+    def _found(self) -> Cluster:
+        """Return the cluster, which is made if there is none, and none was known."""
+        return paths.found(self._tree) if self._uuid_of() is None else self._check()
+
     def _change_cluster(self, change: Callable[[Cluster], Cluster]) -> Cluster:
         def plan(_number: int) -> Draft[Cluster]:
             old = paths.check(self._tree, None)
@@ -279,7 +299,7 @@ class Administration:
                 draft.put(paths.CLUSTER, encode(draft.result), -1, CLUSTER)
             return draft
 
-        return write(self._tree, plan, self._clock)
+        return self._write(plan)
 
     def _cordon(self, host: str, *, is_cordoned: bool) -> None:
         path, what = paths.cordon(host), f"cordons/{host}"
@@ -293,7 +313,7 @@ class Administration:
                 draft.drop(path, what)
             return draft
 
-        write(self._tree, plan, self._clock)
+        self._write(plan)
 
     def _plan_alias(self, draft: Draft[T], alias: Alias, name: EnvName, *, may_move: bool) -> None:
         taken = reading.target(self._tree, alias)

@@ -118,7 +118,8 @@ class Member:
 
     def administration(self, by: str) -> AdministrationPort:
         """Return what administers the cluster for a user of this host."""
-        return Administration(self._session, by=f"{by}@{self._host_name}", clock=self._clock)
+        by = f"{by}@{self._host_name}"
+        return Administration(self._session, by=by, clock=self._clock, uuid_of=lambda: self._agent.uuid)
 
     def stop_beginning(self) -> None:
         """Begin nothing for the cluster from now on."""

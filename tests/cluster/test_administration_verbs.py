@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+from collections.abc import Callable
 
 import pytest
 from cluster_worlds import declaration, is_so, join, name_of, number_of, say
@@ -18,6 +19,7 @@ from envmgr.cluster.declaring import check_size
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import (
     AliasTaken,
+    ClusterTreeRefused,
     EnvironmentNotFound,
     HostUnknown,
     InvalidSpec,
@@ -147,6 +149,56 @@ def test_a_spec_that_no_node_can_hold_is_refused_before_it_is_sent(tree: FakeTre
     with pytest.raises(InvalidSpec, match="900000"):
         admin.create(dataclasses.replace(X, spec=json.loads(codec.dump(included))))
     assert tree.children(paths.ENVS) == ()
+
+
+_VERBS: dict[str, Callable[[Administration], object]] = {
+    "create": lambda admin: admin.create(Y),
+    "remove": lambda admin: admin.remove(name_of(X)),
+    "retry": lambda admin: admin.retry(name_of(X), "a"),
+    "show": lambda admin: admin.show(name_of(X)),
+    "status": lambda admin: admin.status(),
+    "hosts": lambda admin: admin.hosts(),
+    "cordon": lambda admin: admin.cordon("a", is_cordoned=True),
+    "alias": lambda admin: admin.set_alias(PROD, name_of(X)),
+    "aliases": lambda admin: admin.aliases(),
+    "settings": lambda admin: admin.change_settings({"channel_priority": "flexible"}),
+    "heal": lambda admin: admin.heal(),
+}
+
+
+@pytest.mark.parametrize("verb", _VERBS)
+def test_a_host_of_a_cluster_makes_no_second_one(
+    servers: FakeServers, tree: FakeTree, clock: FakeClock, admin: Administration, verb: str
+) -> None:
+    """Through a daemon of a cluster every verb but an import says that its tree was emptied, or is another's now."""
+    admin.create(X)
+    document = admin.export()
+    own = Administration(tree, by="ada", clock=clock, uuid_of=lambda: document.uuid)
+    servers.empty()
+    with pytest.raises(ClusterTreeRefused, match="was emptied; this host belongs to"):
+        _VERBS[verb](own)
+    assert servers.nodes == {}
+    admin.create(X)
+    whole = servers.nodes
+    with pytest.raises(ClusterTreeRefused, match="this host belongs to"):
+        _VERBS[verb](own)
+    assert servers.nodes == whole
+    own.import_(document, replace=True)
+    assert own.cluster().uuid == document.uuid
+
+
+def test_of_a_tree_that_was_emptied_in_part_it_is_said_what_to_do(
+    servers: FakeServers, tree: FakeTree, admin: Administration
+) -> None:
+    """To be told that `create` makes a cluster helps nobody where `create` refuses to; an import puts it right."""
+    admin.create(X)
+    document = admin.export()
+    tree.delete(paths.CLUSTER)
+    with pytest.raises(ClusterTreeRefused, match="emptied in part") as caught:
+        admin.create(Y)
+    assert "import" in str(caught.value.hint)
+    admin.import_(document)
+    assert admin.cluster().uuid == document.uuid
 
 
 def test_two_specs_of_one_name_are_refused(tree: FakeTree, admin: Administration) -> None:

@@ -124,16 +124,28 @@ def check(tree: Tree, expected_uuid: str | None) -> Cluster:
     """Return the cluster if it is the one with that uuid (``None``: any).
 
     Raises `ClusterTreeRefused`; its field ``reason`` is ``missing`` (nobody made one yet, and none was expected),
-    ``emptied``, ``other`` (another uuid) or ``newer`` (of a newer envmgr).
+    ``emptied`` (also in part, whoever is expected), ``other`` (another uuid) or ``newer`` (of a newer envmgr).
     """
     where = f"{tree.endpoint.root} of {', '.join(tree.endpoint.servers)}"
     node = tree.get(CLUSTER)
+    is_left = False
     if node is None:
         tree.sync()  # the server that was asked may lag behind
+        is_left = tree.get(REVISION) is not None  # made together with the cluster's node, so it is looked at before
         node = tree.get(CLUSTER)
+    if node is None and expected_uuid is None and is_left:
+        raise ClusterTreeRefused(
+            f"the tree {where} was emptied in part: it says no more which cluster it is",
+            hint="restore ZooKeeper's data, or `envmgr cluster import` an export; without either, delete what is left "
+            "of it in ZooKeeper before `envmgr cluster create`",
+            reason="emptied",
+            expected=None,
+        )
     if node is None and expected_uuid is None:
         raise ClusterTreeRefused(
-            f"there is no cluster in {where}", hint="`envmgr cluster create` makes one", reason="missing"
+            f"there is no cluster in {where}",
+            hint="`envmgr cluster create` makes one; where there was one, `envmgr cluster import` puts an export back",
+            reason="missing",
         )
     if node is None:
         raise ClusterTreeRefused(
