@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from coordination.polling import until
@@ -135,3 +136,39 @@ def test_a_gate_whose_making_was_not_heard_of_goes_at_once(outside: Session, beh
         until(lambda: not outside.children(GATES))
         assert time.monotonic() - began < 5
     assert behind.epoch == 1
+
+
+class Interrupted(Session):
+    """A session to which something happens right after the first list of names that it reads."""
+
+    happens: Callable[[], None] | None = None
+
+    def children(self, path: str, **options: Any) -> tuple[str, ...]:
+        found = super().children(path, **options)
+        happens, self.happens = self.happens, None
+        if happens is not None:
+            happens()
+        return found
+
+
+@pytest.mark.parametrize("how", ["acquire", "outwait"])
+def test_who_goes_before_he_is_watched_leaves_no_watch(outside: Session, endpoint: Endpoint, how: str) -> None:
+    """His node will never be there again: a watch for it would stay, here and in the server, for the session's life."""
+    session = Interrupted(endpoint)
+    session.start()
+    try:
+        with contextlib.ExitStack() as held:
+            held.enter_context(Claims(outside, "outside").acquire(PATH, timeout_s=5))
+            session.happens = held.close
+            claims = Claims(session, "one")
+            if how == "outwait":
+                assert claims.outwait(PATH, timeout_s=5)
+            else:
+                with claims.acquire(PATH, timeout_s=5):
+                    pass
+        assert session.happens is None
+        client = session._client
+        assert client is not None
+        assert not any(client._data_watchers.values())
+    finally:
+        session.close()

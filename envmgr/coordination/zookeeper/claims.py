@@ -176,7 +176,8 @@ class Claims:
     def _wait_for(self, node: str, contender: Contender, limit: Limit) -> bool:
         """Wait a while for a node to go; tell whether it is still there, as far as is known."""
         with self._queues.waiting(node) as gone:
-            found = self._session.get(node, watch=Departure(self._queues, node), timeout_s=limit.call_s())
+            watch = Departure(self._queues, node)
+            found = self._session.get(node, watch=watch, is_to_come=False, timeout_s=limit.call_s())
             if found is None:
                 return False
             if not contender.is_told:

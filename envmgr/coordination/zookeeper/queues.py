@@ -89,7 +89,8 @@ class Queues:
         """Wait until the node before ours is gone, and say once who holds the first."""
         node = f"{path}/{before}"
         with self.waiting(node) as gone:
-            found = self._session.get(node, watch=Departure(self, node), timeout_s=limit.call_s())
+            watch = Departure(self, node)
+            found = self._session.get(node, watch=watch, is_to_come=False, timeout_s=limit.call_s())
             if found is None:
                 return
             if not contender.is_told:

@@ -88,8 +88,13 @@ class Session(Link):
 
     # --------------------------------------------------------------------------------------------------------- calls
 
-    def get(self, path: str, *, watch: Watch | None = None, timeout_s: float = CALL_S) -> Node | None:
-        """Return a node, ``None`` if there is none; `watch` is called once when that changes."""
+    def get(
+        self, path: str, *, watch: Watch | None = None, is_to_come: bool = True, timeout_s: float = CALL_S
+    ) -> Node | None:
+        """Return a node, ``None`` if there is none; `watch` is called once when that changes.
+
+        Not ``is_to_come``: one that is missing is not watched, for who only waits for it to go.
+        """
         deadline = self._clock.monotonic() + timeout_s
         full, watcher = self._full(path), self._watcher(watch)
         while True:
@@ -97,7 +102,7 @@ class Session(Link):
                 data, stat = self._ask(path, lambda c: c.get_async(full, watch=watcher), deadline, may_repeat=True)
                 return _node(data, stat)
             # kazoo keeps no watch for a node that is not there; `exists` does.
-            if watch is None:
+            if watch is None or not is_to_come:
                 return None
             if self._ask(path, lambda c: c.exists_async(full, watch=watcher), deadline, may_repeat=True) is None:
                 return None
