@@ -6,8 +6,8 @@ the rest only makes it come sooner. Where nothing changed, a pass costs one look
 the store's names. A change of the revision is followed within a moment that grows with the number of hosts, up to
 `LONGEST_JITTER_S`, so that they do not all read at once.
 
-Order of a turn: read; see that this is the host's own cluster; be there; do; tell. So nothing is written into another
-cluster's tree, and nothing is told of what was not looked at.
+Order of a turn: read; see that this is the host's own cluster; be there, and known; do; tell. So nothing is written
+into another cluster's tree, nothing is told of what was not looked at, and nothing begun that may be removed unheard.
 
 * Without ZooKeeper it goes on with what it knows: tries are repeated, builds end, and what is to be told waits.
 * A tree that is not this host's cluster (emptied, another uuid, newer) stops it: nothing is begun and nothing told but
@@ -277,7 +277,7 @@ class Agent:
                 self._look_at = now + interval_s
 
     def _act(self) -> None:
-        """Do what is wanted, as far as it may be done; what cannot be remembered on a full disk is not begun."""
+        """Do what is wanted, as far as it may be done: on a full disk, which cannot remember more, only removals."""
         try:
             self._reconciler.reconcile(self._wanted, epoch=self._session.epoch)
         except (EnvmgrError, OSError) as error:

@@ -20,7 +20,8 @@ what the host has made for itself while an ``absent`` is still in the tree stays
 
 **Failures** stay and are shown. A transient one is tried again after 10 s, then twice as long, up to 300 s; so is a
 full disk, which the daemon's own collection may have helped, and what was only told of an earlier try on this host. A
-permanent one waits until an administrator asks for a new try, has it solved anew, or the daemon starts again.
+permanent one waits until an administrator asks for a new try, has it solved anew, or the daemon starts again. While
+the host's own disk takes not even the memory, only removals begin: they make room.
 
 It is one table of cases, and stays in one module although that makes it a little long. Only the agent's thread calls
 this. Nothing here blocks but what `envmgr.agent.hands` calls quick.
@@ -57,6 +58,10 @@ MOST_WAITING = 4
 """So many environments of a host wait for their turn in a rollout at a time, besides those that are built."""
 MOST_REMOVALS = 4
 _log = logging.getLogger(__name__)
+
+
+class _NotKept(OSError):
+    """What is to be remembered cannot be written down: the disk is full."""
 
 
 class Reconciler:
@@ -140,6 +145,13 @@ class Reconciler:
         self._wanted, self._epoch, self._heal = wanted, epoch, wanted.cluster.heal
         self._passed_at = self._clock.monotonic()
         self._is_unanswered = False
+        try:
+            self._pass(wanted)
+        except _NotKept:
+            self._take_away(wanted)  # which makes room; that it is gone is remembered when there is some
+            raise
+
+    def _pass(self, wanted: Wanted) -> None:
         self._end_removals()
         for entry in self._all():
             self._note_end(entry)
@@ -150,8 +162,7 @@ class Reconciler:
             self._present(intent, published.get(name))
         for name in [name for name in self._entries if name not in present]:
             self._not_present(name, wanted)
-        for name, intent in wanted.absent().items():
-            self._absent(intent, is_ours=name in self.memory.environments, may_remove=wanted.may_remove)
+        self._take_away(wanted)
         self._look_at_own({name: found for name, found in published.items() if name not in self._entries})
         if wanted.may_remove:  # in a restored tree what the aliases stand for may be out of date, too
             ours, self._alias_problems = set_aliases(
@@ -181,7 +192,10 @@ class Reconciler:
     def _change_memory(self, **changes: object) -> None:
         changed = replace(self.memory, **changes)  # type: ignore[arg-type]  # fields of it, by their names
         if changed != self.memory:
-            self._keep(changed)
+            try:
+                self._keep(changed)
+            except OSError as error:
+                raise _NotKept(*error.args) from error
             self.memory = changed
 
     # -------------------------------------------------------------------------------------------------- one environment
@@ -345,6 +359,10 @@ class Reconciler:
         is_going = entry.job is not None and entry.job.kind == "remove"
         if wanted.may_remove if intent is None else (intent.state == "present" and not is_going):
             del self._entries[name]
+
+    def _take_away(self, wanted: Wanted) -> None:
+        for name, intent in wanted.absent().items():
+            self._absent(intent, is_ours=name in self.memory.environments, may_remove=wanted.may_remove)
 
     def _absent(self, intent: Intent, *, is_ours: bool, may_remove: bool) -> None:
         name = EnvName(intent.name)

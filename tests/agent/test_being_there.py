@@ -268,6 +268,26 @@ def test_a_host_whose_disk_is_full_still_says_so() -> None:
     assert world.told.problem is None
 
 
+def test_on_a_full_disk_what_is_to_go_goes() -> None:
+    """It makes room, and nobody on the host may remove what the cluster declared; acknowledged is it afterwards."""
+    world = World()
+    name, other = world.declare("numpy"), world.declare("scipy")
+    world.settle()
+    world.is_full = True
+    world.admin.remove(name)
+    world.settle()
+    world.admin.remove(other)
+    world.settle()
+    assert world.hands.builds == {}
+    assert world.hands.take_done() == ["make", "make", "remove", "remove"]
+    assert {it.state for it in world.told.environments} == {"removing"}
+    assert "No space left" in str(world.told.problem)
+    world.is_full = False
+    world.settle()
+    assert (world.told.environments, world.memory.environments) == ((), {})
+    assert world.session.children(paths.ENVS) == ()
+
+
 def test_settings_that_could_not_be_remembered_are_shared_later() -> None:
     """They are read from where the host remembers them, so they count once its disk has room again."""
     world = World()
