@@ -45,20 +45,23 @@ class Declared:
         self._known: dict[EnvName, Installed] = {}
 
     def published(self) -> Mapping[EnvName, Installed]:
-        found = publication.published(self._layout)
-        known = self._known
-        self._known = {
-            name: known[name] if name in known and known[name].build_id == build_id else self._installed(name, build_id)
-            for name, build_id in found.items()
-        }
-        return self._known
+        known, self._known = self._known, {}
+        found: dict[EnvName, Installed] = {}
+        for name, build_id in publication.published(self._layout).items():
+            kept = known.get(name)
+            read = kept if kept is not None and kept.build_id == build_id else self._read(name, build_id)
+            if read is not None:
+                self._known[name] = read
+            # What cannot be read now may be read with the next pass; if it is damaged, `verify` and `doctor` say so.
+            found[name] = read or Installed(build_id, None)
+        return found
 
-    def _installed(self, name: EnvName, build_id: BuildId) -> Installed:
+    def _read(self, name: EnvName, build_id: BuildId) -> Installed | None:
         try:
             record = records.read_record(self._layout, name, build_id)
             spec = records.read_spec(self._layout, name)
         except (Corrupt, StoreTooNew, OSError):
-            return Installed(build_id, None)  # `verify` and `doctor` say so
+            return None
         is_solved = spec is not None and not spec.is_lockfile
         return Installed(build_id, record.lock_digest if is_solved else None, record.machine_class)
 
