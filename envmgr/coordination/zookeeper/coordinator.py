@@ -280,8 +280,9 @@ class ZookeeperCoordinator:
         until = time.monotonic() + wait_s
         while True:
             deadline.check()
+            left_s = deadline.remaining_s()
             try:
-                return ask(min(CALL_S, wait_s))
+                return ask(min(CALL_S, wait_s, CALL_S if left_s is None else left_s))
             except CoordinatorUnavailable:
                 if time.monotonic() >= until or self.session.is_closed:
                     raise

@@ -111,8 +111,9 @@ def watched(solve: Solve, session: Session, stall_s: float) -> Iterator[None]:
                 solve.stall(stall_s)
                 break
         while not is_over.is_set():
-            with contextlib.suppress(CoordinatorUnavailable, NoNode):
-                session.delete(solve.claim.node)
+            with contextlib.suppress(CoordinatorUnavailable):
+                with contextlib.suppress(NoNode):
+                    session.delete(solve.claim.node)
                 return
             is_over.wait(_AGAIN_S)
 
