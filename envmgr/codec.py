@@ -81,7 +81,12 @@ def _load_record(cls: type, value: Any, where: str) -> Any:
     try:
         return cls(**known)
     except TypeError as error:
-        raise ValueError(f"{where}: {error}") from error
+        missing = [it.name for it in dataclasses.fields(cls) if it.name not in known and not _has_default(it)]
+        raise ValueError(f"{where}: {', '.join(missing)} missing" if missing else f"{where}: {error}") from error
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _load_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

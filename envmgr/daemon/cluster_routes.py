@@ -12,9 +12,9 @@ from fastapi import Request
 from starlette.responses import Response
 
 from envmgr.daemon import openapi
-from envmgr.daemon.calls import Calls, Route, add
+from envmgr.daemon.calls import Calls, Route, add, caller_of
 from envmgr.daemon.cluster_service import ClusterService
-from envmgr.daemon.requests import Reader
+from envmgr.daemon.requests import BODY_BYTES, Reader
 from envmgr.wire import cluster as wire
 from envmgr.wire import socket
 from envmgr.wire.tree import Cluster
@@ -24,6 +24,7 @@ RETRY = Reader(wire.RetryRequest)
 ALIAS = Reader(socket.AliasRequest)
 SETTINGS = Reader(wire.ClusterSettingsRequest)
 IMPORT = Reader(wire.ImportRequest)
+IMPORT_BYTES = 256 << 20
 Waiter = Annotated[str, fastapi.Query(max_length=64)]
 READERS: tuple[Reader[Any], ...] = (DECLARE, RETRY, SETTINGS, IMPORT)
 
@@ -122,7 +123,9 @@ class ClusterRoutes:
 
     async def cluster_import(self, request: Request) -> Response:
         """Put an exported intent into the cluster."""
-        asked = await IMPORT.read(request)
+        # It has the lockfiles of the whole cluster. Who may not import it has no more memory here than for the rest.
+        most_bytes = IMPORT_BYTES if caller_of(request).role == "admin" else BODY_BYTES
+        asked = await IMPORT.read(request, most_bytes=most_bytes)
         return await self._calls.changed(request, self._service.import_, asked)
 
     def add_to(self, app: fastapi.FastAPI) -> None:

@@ -1,6 +1,6 @@
 """From a request's body to its record: JSON only, no unknown keys, no conversions, at most `BODY_BYTES`.
 
-A body with far more keys and values than any record has is not parsed: with 16 MB of them, the parser and its list of
+A route may allow an administrator more. A body with far more keys and values than any record has is not parsed: with 16 MB of them, the parser and its list of
 problems would hold the event loop for seconds, and over a gigabyte.
 
 Too large a body is read on (up to `DROPPED_BYTES`) and dropped, so that a client that sends before it listens gets its
@@ -43,15 +43,15 @@ class Reader(Generic[T]):
         strict: Any = pydantic.dataclasses.dataclass(self.record, frozen=True, kw_only=True, config=_STRICT)
         return TypeAdapter(strict)
 
-    async def read(self, request: Request) -> T:
+    async def read(self, request: Request, *, most_bytes: int = BODY_BYTES) -> T:
         """Return the record in the body, or raise a `Refusal` that names every problem."""
         headers = dict(request.scope["headers"])
         kind = headers.get(b"content-type", _JSON_TYPE)
         if kind.partition(b";")[0].strip().lower() != _JSON_TYPE:
             raise Refusal(415, UsageError(f"the body is not {JSON_TYPE}", header="Content-Type"))
-        if headers.get(b"expect") and int(headers.get(b"content-length", 0)) > BODY_BYTES:
-            raise _too_large()  # the client waits for leave to send it
-        body = await _body(request.receive, connection_of(request.scope))
+        if headers.get(b"expect") and int(headers.get(b"content-length", 0)) > most_bytes:
+            raise _too_large(most_bytes)  # the client waits for leave to send it
+        body = await _body(request.receive, connection_of(request.scope), most_bytes)
         if len(body) > _SMALL_BYTES:
             _check_shape(body)
         try:
@@ -60,24 +60,24 @@ class Reader(Generic[T]):
             raise _refusal(error) from None
 
 
-async def _body(receive: Receive, connection: Connection) -> bytes:
+async def _body(receive: Receive, connection: Connection, most_bytes: int) -> bytes:
     received = 0
     blocks: list[bytes] = []
     is_more = True
-    while is_more and received <= DROPPED_BYTES:
+    while is_more and received <= max(DROPPED_BYTES, most_bytes):
         message = await receive()
         if message["type"] == "http.disconnect":
             raise Cancelled("the client went away before its request was whole")
         received += len(message["body"])
         if received > _SMALL_BYTES:
             await connection.begin_large()
-        if received > BODY_BYTES:
+        if received > most_bytes:
             blocks.clear()
         else:
             blocks.append(message["body"])
         is_more = message["more_body"]
-    if received > BODY_BYTES:
-        raise _too_large()
+    if received > most_bytes:
+        raise _too_large(most_bytes)
     return b"".join(blocks)
 
 
@@ -88,8 +88,8 @@ def _check_shape(body: bytes) -> None:
         raise Refusal(422, UsageError("the body has far more keys and values than any request has"))
 
 
-def _too_large() -> Refusal:
-    return Refusal(413, UsageError(f"the body has over {BODY_BYTES} bytes", limit_bytes=BODY_BYTES))
+def _too_large(most_bytes: int) -> Refusal:
+    return Refusal(413, UsageError(f"the body has over {most_bytes} bytes", limit_bytes=most_bytes))
 
 
 def _refusal(error: ValidationError) -> Refusal:

@@ -252,8 +252,13 @@ class TestWhatHostsShare:
             cluster.ready("cluster", "remove", path, "--wait")
             cluster.ready("cluster", "import", file, "--replace")
             assert cluster.ready("cluster", "show", "science", "--json").record["state"] == "present"
+            text = file.read_text()
+            file.write_text(" " * (65 << 20) + text)  # larger than any spec: with thousands of lockfiles it is
+            cluster.ready("cluster", "import", file, "--replace")
             file.write_text("{}")
-            assert cluster("cluster", "import", file).code == 2
+            empty = cluster("cluster", "import", file)
+            assert (empty.code, "aliases, cordons missing" in empty.err) == (2, True)
+            assert cluster("cluster", "import", tmp_path / "nothing.json").code == 2
 
 
 class Flaky:

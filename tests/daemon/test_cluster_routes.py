@@ -142,6 +142,14 @@ def test_a_daemon_without_a_cluster(tmp_path: Path) -> None:
             assert (error["code"], "zookeeper" in error["hint"]) == ("usage", True)
 
 
+def test_an_administrator_imports_more_than_a_request_is_else(tmp_path: Path) -> None:
+    """An export has every lockfile of a cluster: what a daemon wrote, it takes, too."""
+    with running(tmp_path) as daemon, daemon.client() as client:
+        body = {"document": "x" * (17 << 20)}
+        assert "zookeeper" in client.ask("PUT", "/v1/cluster/intent", body).error(400)["hint"]
+        assert client.ask("POST", "/v1/cluster/environments", body).error(413)["code"] == "usage"
+
+
 @pytest.mark.slow
 def test_commands_through_a_daemon(tmp_path: Path, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the store's daemon answers, every command goes through it; its agent makes what was declared."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -170,7 +172,7 @@ def import_(
 ) -> None:
     """Put what export wrote into a cluster that has nothing declared yet, or with --replace into any."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    data, source = call.read(file)
+    data, source = _read(file)
     try:
         document = codec.load(_exported(), json.loads(data))
     except (ValueError, RecursionError) as error:
@@ -179,6 +181,18 @@ def import_(
         cluster = administration.import_(document, replace=replace)
     call.say(f"the cluster wants {counted(len(document.environments), 'environment')} of {source}")
     call.answer({"uuid": cluster.uuid, **_counts(document)})
+
+
+def _read(file: str) -> tuple[bytes, str]:
+    """Return all of a file or of standard input, and what to call it: larger than any spec, it has many lockfiles."""
+    try:
+        if file != "-":
+            return Path(file).read_bytes(), file
+        if sys.stdin is None:
+            raise UsageError("standard input is closed")
+        return sys.stdin.buffer.read(), "<stdin>"
+    except OSError as error:
+        raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
 
 def _exported() -> type[Exported]:
