@@ -125,9 +125,11 @@ class Membership:
         path = paths.host(self.identity.host)
         self._is_touched = False
         self.problem = self.due = None
+        if self._tree.get(path) is None:  # without a watch, which would tell of what we make ourselves
+            return self._join(path, wanted)
         node = self._tree.get(path, watch=self._touch)
         if node is None:
-            return self._join(path, wanted)
+            return False
         other = _record(node, path)
         # What this session made is ours, whatever somebody has written there; 0 is nobody's session.
         is_of_session = node.ephemeral_owner == self._session.session_id != 0
@@ -151,7 +153,6 @@ class Membership:
             self._tree.create(path, encode(wanted), is_ephemeral=True)
         except NodeExists:
             return False
-        self._is_touched = False  # by ourselves; the watch is set anew with the next look
         node = self._tree.get(path, watch=self._touch)
         if node is None or node.ephemeral_owner != self._session.session_id:
             return False  # somebody took it away before the watch, which tells nothing of that

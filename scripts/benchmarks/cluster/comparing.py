@@ -111,6 +111,8 @@ def _prepare(admin: Administration) -> None:
 async def _roles(admin: Administration, root: str, traces: Sequence[list[Operation]]) -> Roles:
     solver, waiter = _names()
     await _until(lambda: len(admin.hosts()) == HOSTS, "the hosts do not join")
+    await asyncio.sleep(_SETTLE_S)
+    joined = len(traces[0])
     # The first environment makes what all later ones find (nodes above claims and progress).
     await _declare(admin, "first", [solver, waiter])
     await _made(admin, "first")
@@ -118,7 +120,7 @@ async def _roles(admin: Administration, root: str, traces: Sequence[list[Operati
     def asked(trace: Sequence[Operation], host: str, word: str) -> Counter[str]:
         return Counter(outline(trace, {str(spec_of(word).name): "<name>", root: "", host: "<host>"}))
 
-    roles = {"join": asked(_joined(traces[0]), solver, "elsewhere")}
+    roles = {"join": asked(traces[0][:joined], solver, "elsewhere")}
     began = len(traces[0])
     await _declare(admin, "alone", [solver])
     await _made(admin, "alone")
@@ -154,11 +156,3 @@ async def _until(look: Callable[[], bool], failure: str) -> None:
         if time.monotonic() > ends:
             raise BenchError(f"{failure} within {_PATIENCE_S:g} s")
         await asyncio.sleep(_LOOK_S)
-
-
-def _joined(trace: Sequence[Operation]) -> list[Operation]:
-    """Return the operations up to the first status."""
-    for index, operation in enumerate(trace):
-        if operation.request.kind.startswith("create") and "/status/" in operation.request.path and not operation.error:
-            return list(trace[: index + 1])
-    raise BenchError("a host joined without a status")

@@ -131,7 +131,7 @@ class SimulatedHost:
         intents = [await self._read_intent(name) for name in names]
         await session.get(paths.cordon(self.name))
         here = paths.host(self.name)
-        await session.get(here, self._ignore)
+        await session.get(here)
         record = Host(
             host=self.name, instance=self._instance, machine_id=uuid.uuid4().hex, boot_id=str(uuid.uuid4()),
             store_id=self._store_id, machine_class=CLASS, version="0.1.0", archives=self._url, since=time.time(),
@@ -139,15 +139,16 @@ class SimulatedHost:
         await session.create(here, encode(record), flags=jute.EPHEMERAL)
         await session.get(here, self._ignore)
         await self._look_around()
-        self._revision = revision.number
         await session.get(paths.status(self.name))
+        self._status_version = 0
+        await session.create(paths.status(self.name), self._status())  # known before it begins anything
+        await session.exists(paths.REVISION, self._change.set)
+        self._revision = revision.number
         for intent in intents:
             if intent.selector.matches(self.name, {}):
                 # What was declared before is taken for installed: a join is measured without builds.
                 self._environments[intent.name] = self._said(intent, "ready")
-        self._status_version = 0
-        self._told, self._told_revision = tuple(self._environments.values()), self._revision
-        await session.create(paths.status(self.name), self._status())
+        await self._tell()
 
     def _ignore(self) -> None:
         """Be told that this host's own node changed."""
