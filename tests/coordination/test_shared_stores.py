@@ -11,8 +11,10 @@ import fcntl
 import os
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -194,3 +196,38 @@ def _check_coordinators(session: Session, layout: Layout, local: Layout, values:
     one.check_deletion()
     for each in (one, two, alone):
         each.close()
+
+
+def test_a_sibling_that_just_tries_a_lock_does_not_take_it_for_good(hosts: Hosts, shared: Path) -> None:
+    """The daemon whose lock it is begins while it looks, and is refused: it has the lock all the same, a bit later."""
+    earlier, a, b = (hosts.probe(host, shared) for host in "aab")
+    earlier.hold()
+    earlier.close()
+    (file,) = shared.iterdir()
+    trying = os.open(file, os.O_RDWR)
+    fcntl.flock(trying, fcntl.LOCK_SH)
+    let_go = threading.Timer(0.2, os.close, [trying])
+    let_go.start()
+    a.hold()
+    let_go.join()
+    b.check()
+
+
+def test_siblings_that_look_at_the_same_time_are_no_holder(hosts: Hosts, shared: Path) -> None:
+    """A lock that holds nowhere else is free for each of those who try it, also while another one tries it, too."""
+    a, siblings = hosts.probe("a", shared), [hosts.probe(name, shared) for name in ("b", "c", "d")]
+    a.hold()
+    fd, a._fd = a._fd, None
+    assert fd is not None
+    os.close(fd)  # announced, and not seen to be held: as where each mount has locks of its own
+    passed: list[str] = []
+
+    def look(probe: FlockProbe) -> None:
+        for _ in range(200):
+            with contextlib.suppress(UnsuitableFilesystem):
+                probe.check()
+                passed.append("it counted another one's try")
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(look, siblings))
+    assert passed == []

@@ -10,6 +10,7 @@ of its own in the store, and says so; whoever is about to delete something tries
 
 The lock is taken before it is announced and outlives its announcement, so an announced lock that is granted to another
 host is none; or its holder has died and its session has not ended yet, which looks the same for a session's length.
+It is held exclusively and tried shared: who is refused was refused by its holder, and not by another one who tries it.
 
 What holds: `check` passes only if this host, in this mount, was refused every lock that another host announces now; or,
 if none does, those that were announced when it was asked last.
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from envmgr.coordination.zookeeper.session import Session, State
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_TRIES = 10
+_PAUSE_S = 0.05
 _HINT = "mount it with locks that hold between hosts, or give each host a store of its own (ENVMGR_ROOT)"
 
 
@@ -64,7 +67,7 @@ class FlockProbe:
         with self._lock:
             if self._fd is None:
                 fd = os.open(self._file(self._host), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                if not try_exclusive(fd):
+                if not _taken(fd):
                     os.close(fd)  # another daemon of this host, which is about to end or says so itself
                     return
                 self._fd = fd
@@ -129,9 +132,13 @@ class FlockProbe:
         except FileNotFoundError:
             return True  # then it is not the same directory
         try:
-            return try_exclusive(fd)
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
         except OSError as error:
             raise UnsuitableFilesystem(f"flock does not work in {self._locks}: {error.strerror}", hint=_HINT) from error
+        else:
+            return True
         finally:
             with contextlib.suppress(OSError):
                 fcntl.flock(fd, fcntl.LOCK_UN)
@@ -175,3 +182,12 @@ class FlockProbe:
             return False
         is_good = isinstance(document, dict) and document.get("is_good") is True
         return is_good and document.get("mount") == self._mount()
+
+
+def _taken(fd: int) -> bool:
+    """Take a lock that others may try this very moment; tell whether nobody keeps it."""
+    for _ in range(_TRIES):
+        if try_exclusive(fd):
+            return True
+        time.sleep(_PAUSE_S)
+    return try_exclusive(fd)
