@@ -408,8 +408,8 @@ class Agent:
     def _say(self) -> None:
         """Tell the log of a problem once, and of its end."""
         problem = self._problem()
-        if problem == self._said:
-            return
+        if problem == self._said or (problem is None and not self._session.is_connected):
+            return  # that all is well nobody knows while there is no connection
         self._said = problem
         if problem is None:
             _log.info("the cluster: all is well")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
+import pytest
 from agent.worlds import World
 
 from envmgr.agent.memory import Memory
@@ -530,6 +532,23 @@ def test_aliases_of_the_cluster_win_and_follow() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- wrong trees
+
+
+def test_the_log_does_not_say_that_all_is_well_while_nobody_answers(caplog: pytest.LogCaptureFixture) -> None:
+    """Calls without an answer are told as a problem; that it is over is told when there is a connection again."""
+    world = World()
+    world.declare("numpy")
+    world.settle()
+    world.session.is_silent = True
+    with caplog.at_level(logging.INFO):
+        world.turn()
+        assert "does not answer" in caplog.text
+        world.session.is_connected = False
+        world.settle()
+        assert "all is well" not in caplog.text
+        world.session.is_silent, world.session.is_connected = False, True
+        world.settle()
+        assert "all is well" in caplog.text
 
 
 def test_an_emptied_tree_stops_the_agent() -> None:
