@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from envmgr.cli import output
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from envmgr.cluster.rollout import Bound, Summary
     from envmgr.ports import Watching
     from envmgr.wire.cluster import DeclaredEnvironment, Row
+    from envmgr.wire.tree import Selector
 
 PATIENCE_S = 60.0
 _PAUSE_S = 0.5
@@ -54,6 +55,14 @@ def words(now: Summary) -> str:
     ):
         parts += [f"{number} {what}"] if number else []
     return ", ".join(parts)
+
+
+def meant(selector: Selector) -> str:
+    """Return in words which hosts are meant."""
+    words = [f"{key}={value}" for key, value in sorted(selector.labels.items())]
+    if selector.hosts:
+        words.insert(0, f"the hosts {', '.join(selector.hosts)}")
+    return " with ".join(words) or "every host"
 
 
 def cells(row: Row, now: float) -> tuple[str, str, str, str, str]:
@@ -93,7 +102,7 @@ def wait(
         seen[:] = found.rows
         show.rows(found.rows, now)
 
-    patient = _Patient(watching, PATIENCE_S if timeout_s is None else min(PATIENCE_S, timeout_s))
+    patient = _Patient(watching, PATIENCE_S if timeout_s is None else min(PATIENCE_S, timeout_s), show.unanswered)
     try:
         return rollout.wait(patient, clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look)
     except (RolloutFailed, TimedOut) as error:
@@ -102,11 +111,16 @@ def wait(
 
 
 class _Patient:
-    """Looks at an environment; where nobody answers, it tells the last look for a while, or waits for the first."""
+    """Looks at an environment; where nobody answers, it tells the last look for a while, or waits for the first.
 
-    def __init__(self, watching: Watching, patience_s: float) -> None:
+    `on_silence` is told what is wrong, once until there is an answer again: a minute without a word looks like a hang.
+    """
+
+    def __init__(self, watching: Watching, patience_s: float, on_silence: Callable[[str], None]) -> None:
         self._watching = watching
         self._patience_s = patience_s
+        self._on_silence = on_silence
+        self._is_silent = False
         self._last: DeclaredEnvironment | None = None
         self._at = time.monotonic()
 
@@ -115,9 +129,13 @@ class _Patient:
             try:
                 self._last = self._watching.show()
                 self._at = time.monotonic()
-            except (CoordinatorUnavailable, DaemonUnavailable):
+                self._is_silent = False
+            except (CoordinatorUnavailable, DaemonUnavailable) as error:
                 if time.monotonic() - self._at > self._patience_s:
                     raise
+                if not self._is_silent:
+                    self._is_silent = True
+                    self._on_silence(f"{error.message}; asked again for up to {self._patience_s:g} s")
             if self._last is not None:
                 return self._last
             time.sleep(_PAUSE_S)
@@ -140,6 +158,9 @@ class Show:
     def rows(self, rows: Sequence[Row], summary: Summary) -> None:
         """Hear how it is now."""
 
+    def unanswered(self, words: str) -> None:
+        """Hear that nobody tells how it is at present."""
+
 
 class _Lines(Show):
     """A line when a host begins and when it ends."""
@@ -156,6 +177,9 @@ class _Lines(Show):
                 _, words_of, progress, took, message = cells(row, now)
                 facts = [progress, took, message]
                 output.say(f"envmgr: {row.host}: {words_of}" + "".join(f", {fact}" for fact in facts if fact))
+
+    def unanswered(self, words: str) -> None:
+        output.say(f"envmgr: {words}")
 
 
 class _Drawn(Show):
@@ -175,6 +199,12 @@ class _Drawn(Show):
             self._live.start()
         height = self._live.console.size.height
         self._live.update(_table(rows, summary, min(_SHOWN_ROWS, max(5, height - 6))), refresh=True)
+
+    def unanswered(self, words: str) -> None:
+        if self._live is None:
+            output.say(f"envmgr: {words}")
+        else:  # above the table
+            self._live.console.print(f"envmgr: {output.one_line(words)}", markup=False)
 
     def stop(self) -> None:
         """Leave what was drawn last."""

@@ -127,7 +127,7 @@ def wait(
     timeout_s: float | None = None,
     on_look: Callable[[DeclaredEnvironment, Summary], None] = lambda *_: None,
 ) -> DeclaredEnvironment:
-    """Return when the rollout is done; `on_look` is told each time it was looked at.
+    """Return when the rollout (or the removal) is done; `on_look` is told each time it was looked at.
 
     Raises `RolloutFailed`, and `TimedOut` when the time is up; the field ``rows`` of both has those that are not ready.
     """
@@ -153,7 +153,8 @@ def _failed(environment: DeclaredEnvironment, now: Summary) -> RolloutFailed:
             reasons.setdefault(row.message or "", []).append(row.host)
     told = "; ".join(f"{_hosts(hosts)}: {message}" for message, hosts in sorted(reasons.items())[:5])
     return RolloutFailed(
-        f"{environment.name} is ready on {now.counted_ready} of {now.counted} hosts, {now.needed} were needed"
+        f"{environment.name} is {_done(environment)} {now.counted_ready} of {now.counted} hosts, "
+        f"{now.needed} were needed"
         + (f"; {told}" if told else ""),  # none failed where fewer hosts are meant than were asked for
         hint="envmgr cluster why X HOST says more; envmgr cluster retry X has it tried again",
         name=environment.name,
@@ -163,12 +164,16 @@ def _failed(environment: DeclaredEnvironment, now: Summary) -> RolloutFailed:
 
 def _timed_out(environment: DeclaredEnvironment, now: Summary, timeout_s: float | None) -> TimedOut:
     return TimedOut(
-        f"{environment.name} is ready on {now.counted_ready} of {now.counted} hosts after {timeout_s:g} s; "
+        f"{environment.name} is {_done(environment)} {now.counted_ready} of {now.counted} hosts after {timeout_s:g} s; "
         f"{now.needed} were needed",
         hint="the hosts go on; envmgr cluster status X shows them",
         name=environment.name,
         rows=_undone(environment),
     )
+
+
+def _done(environment: DeclaredEnvironment) -> str:
+    return "ready on" if environment.state == "present" else "gone from"
 
 
 def _undone(environment: DeclaredEnvironment) -> list[dict[str, object]]:

@@ -1,10 +1,10 @@
 """From a request's body to its record: JSON only, no unknown keys, no conversions, at most `BODY_BYTES`.
 
-A route may allow an administrator more. A body with far more keys and values than any record has is not parsed: with 16 MB of them, the parser and its list of
+A body with far more keys and values than any record has is not parsed: with 16 MB of them, the parser and its list of
 problems would hold the event loop for seconds, and over a gigabyte.
 
-Too large a body is read on (up to `DROPPED_BYTES`) and dropped, so that a client that sends before it listens gets its
-answer.
+A route may allow an administrator more bytes. Too large a body is read on (up to `DROPPED_BYTES`) and dropped, so
+that a client that sends before it listens gets its answer.
 """
 
 from __future__ import annotations

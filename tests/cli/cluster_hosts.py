@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from envmgr.coordination.zookeeper import tree
 from envmgr.coordination.zookeeper.endpoint import Endpoint
@@ -36,6 +36,11 @@ def ready(intent: Intent) -> EnvironmentStatus:
         name=intent.name, state="ready" if intent.state == "present" else "absent", generation=intent.generation,
         lock_generation=intent.lock_generation, lock_digest="d" * 64, attempts=1, started_at=now - 3, finished_at=now,
     )  # fmt: skip
+
+
+def drifted(intent: Intent) -> EnvironmentStatus:
+    """Have it from another lockfile than the cluster's."""
+    return replace(ready(intent), lock_digest="e" * 64, is_drift=True)
 
 
 def failing(error: EnvmgrError) -> Order:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cluster_hosts import building, failing, living, ready
+from cluster_hosts import building, drifted, failing, living, ready
 from command_line import Cli
 
 from envmgr import errors
@@ -121,6 +121,8 @@ class TestCreate:
             assert cluster.ready("cluster", "status", "--json").record["environments"] == []
             cluster.ready("cluster", "create", path, "--label", "gpu=yes", "--max-parallel", "50%")
             shown = cluster.ready("cluster", "show", path).out
+            nobody = cluster.ready("cluster", "create", path, "--label", "gpu=maybe")
+            assert "nobody makes it yet: no host that the cluster knows is meant (gpu=maybe)" in nobody.err
         assert "for:            gpu=yes" in shown
         assert "alpha" in shown
         assert "beta" not in shown
@@ -187,6 +189,18 @@ class TestWhatHostsShare:
             assert cluster.ready("cluster", "alias", "list", "--json").record == {"aliases": []}
             assert cluster("cluster", "remove", "science").code == 6
 
+    def test_a_removal_that_takes_longer(self, cluster: Cli, endpoint: Endpoint) -> None:
+        """It is told as a removal: on how many hosts it is gone, and that it stays in force."""
+        path = cluster.spec()
+        with living(endpoint, {"alpha": ready, "beta": building}):
+            cluster.ready("cluster", "create", path, "--no-wait")
+            late = cluster("cluster", "remove", path, "--wait", "--timeout", "0.5")
+            assert late.code == 8
+            assert "the removal of env-" in late.err
+            assert "hosts after 0.5 s; 2 were needed" in late.err
+            assert "is gone from" in late.err
+            assert "ready" not in late.err
+
     def test_aliases(self, cluster: Cli, endpoint: Endpoint) -> None:
         """An alias stands for one environment and moves only when told to."""
         one, other = cluster.spec(), cluster.spec("scipy", name="other.yml")
@@ -222,7 +236,12 @@ class TestWhatHostsShare:
         with living(endpoint, {"alpha": ready}):
             cluster.ready("cluster", "create", path)
             assert "is to be solved again" in cluster.ready("cluster", "relock", path, "--wait").err
-            assert cluster.ready("cluster", "heal", "--json").record["heal"] == 1
+            healed = cluster.ready("cluster", "heal", "--json")
+            assert (healed.record["heal"], healed.record["drifted_hosts"]) == (1, [])
+            assert "no host says that anything drifted" in healed.err
+        with living(endpoint, {"beta": drifted}):
+            cluster.ready("cluster", "create", path)
+            assert "what drifted is brought back in line on beta" in cluster.ready("cluster", "heal").err
 
     def test_settings(self, cluster: Cli, endpoint: Endpoint) -> None:
         """Settings and classes are set, shown and taken away; what no cluster can share is refused."""
@@ -277,6 +296,16 @@ class Flaky:
         pass
 
 
+class Heard(rollout.Show):
+    """Remembers what was said while nobody answered."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def unanswered(self, words: str) -> None:
+        self.said.append(words)
+
+
 def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
     """ZooKeeper may be away while a command waits, also before it has seen anything, but not for longer than it may."""
     facts = {"name": "env-1", "state": "present", "generation": 1, "label": None, "aliases": (), "lock_generation": 1}
@@ -284,7 +313,9 @@ def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
     row = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
     pending = DeclaredEnvironment(**facts, rows=(Row(**row),))  # type: ignore[arg-type]  # a table of fields
     done = dataclasses.replace(pending, rows=(Row(**{**row, "state": "ready", "success": True}),))  # type: ignore[arg-type]
-    assert rollout.wait(Flaky([None, pending, None, None, done]), rollout.Show()) == done
+    show = Heard()
+    assert rollout.wait(Flaky([None, pending, None, None, done]), show) == done
+    assert show.said == ["no answer; asked again for up to 60 s"] * 2  # once each time
     with pytest.raises(errors.CoordinatorUnavailable):
         rollout.wait(Flaky([None, None]), rollout.Show(), timeout_s=0.1)
 

@@ -180,3 +180,13 @@ def test_time_that_is_up_is_not_failure(clock: FakeClock) -> None:
     with pytest.raises(TimedOut, match="0 of 1 hosts after 12 s"):
         wait(Watched(clock, environment_of(row_of("a", "building"))), clock=clock, timeout_s=12.0)
     assert clock.now == before + 12.0
+
+
+def test_a_removal_is_told_as_one(clock: FakeClock) -> None:
+    """What is to go is not "ready" where it has gone, neither when the time is up nor when a host cannot do it."""
+    rows = (row_of("a", "absent", success=True), row_of("b", "removing"))
+    with pytest.raises(TimedOut, match="is gone from 1 of 2 hosts after 12 s"):
+        wait(Watched(clock, dataclasses.replace(environment_of(*rows), state="absent")), clock=clock, timeout_s=12.0)
+    failed = dataclasses.replace(environment_of(rows[0], row_of("b", "failed")), state="absent")
+    with pytest.raises(RolloutFailed, match="is gone from 1 of 2 hosts, 2 were needed; b: the disk is full"):
+        wait(Watched(clock, failed), clock=clock)

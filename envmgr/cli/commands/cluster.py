@@ -106,6 +106,8 @@ def create(
     with call.administration() as administration:
         found = administration.create(declaration)
         call.say(f"{found.name} is declared for {counted(len(found.rows), 'host')}")
+        if not found.rows:
+            call.say(f"nobody makes it yet: no host that the cluster knows is meant ({rollout.meant(found.selector)})")
         if wait:
             found = _wait(call, administration, found, min_ready=enough, timeout_s=timeout_s)
     call.answer(rollout.record(found), found.name)
@@ -147,7 +149,8 @@ def _wait(
         ):
             found = rollout.wait(watching, show, min_ready=min_ready, timeout_s=timeout_s)
     except (KeyboardInterrupt, TimedOut, CoordinatorUnavailable, DaemonUnavailable):
-        call.say(f"what is declared of {name} stays in force; envmgr cluster show {name} tells how it goes on")
+        what = "what is declared of" if declared.state == "present" else "the removal of"
+        call.say(f"{what} {name} stays in force; envmgr cluster show {name} tells how it goes on")
         raise
     call.say(f"{name}: {rollout.words(summary(found))}")
     away = [row.host for row in found.rows if row.success is None and not row.is_live]
@@ -235,7 +238,11 @@ def heal(context: typer.Context, as_json: options.AsJson = False, quiet: options
     with call.administration() as administration:
         cluster = administration.heal()
         drifted = [host.host for host in administration.hosts() if host.drift]
-    call.say("the hosts bring what drifted back in line")
+    where = ", ".join(drifted[:10]) + (" …" if drifted[10:] else "")
+    if drifted:
+        call.say(f"what drifted is brought back in line on {where}")
+    else:
+        call.say("no host says that anything drifted; one of which nobody has heard heals when it is back")
     call.answer({"uuid": cluster.uuid, "heal": cluster.heal, "drifted_hosts": drifted})
 
 

@@ -18,7 +18,6 @@ from envmgr.events import counted
 
 if TYPE_CHECKING:
     from envmgr.wire.cluster import ClusterStatus, DeclaredEnvironment, HostInfo, Row
-    from envmgr.wire.tree import Selector
 
 
 def status(
@@ -125,7 +124,7 @@ def _facts(found: DeclaredEnvironment) -> Iterator[tuple[str, str]]:
     for alias in found.aliases:
         yield "alias", alias
     yield "wanted", found.state
-    yield "for", selector_words(found.selector)
+    yield "for", rollout.meant(found.selector)
     yield "at a time", str(found.max_parallel or "all hosts")
     yield "generation", str(found.generation)
     yield "declared", f"{output.moment(found.declared_at)} by {found.declared_by}"
@@ -137,14 +136,6 @@ def _facts(found: DeclaredEnvironment) -> Iterator[tuple[str, str]]:
         else:
             yield "lockfile", f"{what} {one.digest} by {one.published_by}, {output.moment(one.published_at)}"
     yield "hosts", rollout.words(summary(found))
-
-
-def selector_words(selector: Selector) -> str:
-    """Return in words which hosts are meant."""
-    words = [f"{key}={value}" for key, value in sorted(selector.labels.items())]
-    if selector.hosts:
-        words.insert(0, f"the hosts {', '.join(selector.hosts)}")
-    return " with ".join(words) or "every host"
 
 
 def why(
@@ -165,7 +156,7 @@ def _why(row: Row) -> Iterator[tuple[str, str]]:
     yield "host", row.host + ("" if row.is_live else " (away)")
     yield "name", row.name
     yield "state", row.state
-    if row.phase is not None:
+    if row.phase:  # empty until the first one has begun
         yield "phase", row.phase if row.percent is None else f"{row.phase} {row.percent} %"
     yield "success", {True: "yes", False: "no", None: "not decided"}[row.success]
     if row.message is not None:

@@ -253,13 +253,15 @@ def _cluster(root: str) -> Finding:
     from envmgr import wiring
     from envmgr.manager.doctor import Finding
 
+    is_set = True
     try:
-        if not wiring.settings(Path(root)).zookeeper:
-            return Finding("cluster", "ok", "this host is in none")
-        with wiring.administration(root) as administration:
+        is_set = bool(wiring.settings(Path(root)).zookeeper)
+        with wiring.administration(root) as administration:  # a daemon may have been told more than these settings
             found = administration.cluster()
             hosts = administration.hosts()
     except EnvmgrError as error:
+        if not is_set and isinstance(error, UsageError):
+            return Finding("cluster", "ok", "this host is in none")
         return Finding("cluster", "error", error.message, error.hint)
     wrong = [f"{host.host}: {host.problem}" for host in hosts if host.problem is not None]
     live = sum(host.is_live for host in hosts)
@@ -299,7 +301,15 @@ def settings(context: typer.Context, as_json: options.AsJson = False, quiet: opt
         record,
         lambda: output.write_table(
             ("SETTING", "VALUE", "SOURCE", "MEANING"),
-            [(row.key, output.value(row.value), row.source, row.doc) for row in rows],
+            [
+                (
+                    row.key,
+                    output.value(row.value),
+                    row.source,
+                    row.doc + (" Cluster-wide." if row.is_cluster_wide else ""),
+                )
+                for row in rows
+            ],
         ),
     )
     for warning in found.warnings:
