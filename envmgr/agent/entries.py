@@ -42,9 +42,13 @@ class Failed:
     retry_at: float | None
     shown_retry_at: float | None
 
-    def may_try(self, clock: Clock, *, retries: int, lock_generation: int = 0) -> bool:
+    def is_of_other(self, retries: int, lock_generation: int | None = None) -> bool:
+        """Tell whether an administrator asked for another try since; after an import the numbers may be lower."""
+        return retries != self.retries or lock_generation not in (None, self.lock_generation)
+
+    def may_try(self, clock: Clock, *, retries: int, lock_generation: int | None = None) -> bool:
         """Tell whether it is time, or an administrator asked, for another try."""
-        if retries > self.retries or lock_generation > self.lock_generation:
+        if self.is_of_other(retries, lock_generation):
             return True
         return self.retry_at is not None and clock.monotonic() >= self.retry_at
 

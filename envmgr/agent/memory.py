@@ -68,7 +68,9 @@ def held_now(memory: Memory, wanted: Wanted, present: Mapping[EnvName, Intent]) 
     for name, intent in present.items():
         known = memory.environments.get(name)
         if known is not None:
-            held[name] = dataclasses.replace(known, generation=intent.generation)
+            # After an import numbers may be lower than they were: the next relock counts all the same.
+            least = min(known.lock_generation, intent.lock_generation)
+            held[name] = dataclasses.replace(known, generation=intent.generation, lock_generation=least)
         else:
             # What is here or being made is of whatever lockfile: more than the first generation is to be shown.
             first = 1 if intent.lock_generation == 1 else 0

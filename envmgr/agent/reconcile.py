@@ -169,7 +169,9 @@ class Reconciler:
                 self._hands, self.memory.aliases, wanted.aliases, [name for name in published if name in self._entries]
             )
             self._change_memory(aliases=ours)
-        if self._heal > self.memory.heal and not self._is_unanswered and not self._has_to_heal():
+        # After an import it may be lower than what was answered: the next one counts all the same.
+        is_healed = not self._is_unanswered and not self._has_to_heal()
+        if self._heal < self.memory.heal or (self._heal > self.memory.heal and is_healed):
             self._change_memory(heal=self._heal)
 
     def _remember(self, wanted: Wanted, present: Mapping[EnvName, Intent]) -> None:
@@ -291,9 +293,7 @@ class Reconciler:
     def _begin(self, entry: Entry, intent: Intent, kind: Kind) -> None:
         name, retries = EnvName(intent.name), self._retries(intent)
         # What is remembered here of the last try says nothing of a new generation.
-        is_retry = entry.failed is not None and (
-            retries > entry.failed.retries or intent.lock_generation > entry.failed.lock_generation
-        )
+        is_retry = entry.failed is not None and entry.failed.is_of_other(retries, intent.lock_generation)
         places = intent.max_parallel
         job = Job(name, kind, intent.generation, intent.lock_generation, retries, places=places, is_waiting=places > 0)
 

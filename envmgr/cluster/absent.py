@@ -7,6 +7,7 @@ a host that was down learns of it when it comes back. After an import nobody can
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from envmgr.cluster.intent import intent_of
@@ -18,10 +19,14 @@ from envmgr.names import EnvName
 from envmgr.wire.tree import Intent, Revision, decode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
+
+
+MOST_AT_ONCE = 400
+"""So many intents go in one transaction: thousands, gathered while a host was away, would be too large a request."""
 
 
 def sweep_absent(tree: Tree, clock: Clock, absent: Iterable[EnvName]) -> tuple[EnvName, ...]:
@@ -44,15 +49,19 @@ def sweep_absent(tree: Tree, clock: Clock, absent: Iterable[EnvName]) -> tuple[E
         known = statuses.said_by(host)
         found = {name: intent for name, intent in found.items() if known.has_acknowledged(intent)}
 
-    def plan(_number: int) -> Draft[tuple[EnvName, ...]]:
+    def plan(some: Sequence[EnvName], _number: int) -> Draft[tuple[EnvName, ...]]:
         # One that was declared again, and one that was removed again, have another generation.
-        gone = tuple(name for name, intent in found.items() if _absent(tree, name) == intent)
+        gone = tuple(name for name in some if _absent(tree, name) == found[name])
         draft = Draft(gone)
         for name in gone:
             draft.drop(paths.intent(name), name)
         return draft
 
-    return write(tree, plan, clock) if found else ()
+    swept: tuple[EnvName, ...] = ()
+    due = tuple(found)
+    for at in range(0, len(due), MOST_AT_ONCE):
+        swept += write(tree, partial(plan, due[at : at + MOST_AT_ONCE]), clock)
+    return swept
 
 
 def _absent(tree: Tree, name: EnvName) -> Intent | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import pytest
 from cluster_worlds import declaration, is_so, join, name_of, number_of, say
@@ -10,12 +11,14 @@ from fakes.clock import FakeClock
 from fakes.tree import FakeServers, FakeTree
 
 from envmgr.cluster import writing
-from envmgr.cluster.absent import sweep_absent
+from envmgr.cluster.absent import MOST_AT_ONCE, sweep_absent
 from envmgr.cluster.administration import Administration
 from envmgr.cluster.intent import Wanted
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Operation
 from envmgr.errors import ClusterTreeRefused
-from envmgr.wire.tree import FORMAT, Cluster, decode, encode
+from envmgr.names import EnvName
+from envmgr.wire.tree import FORMAT, Cluster, Intent, decode, encode
 
 X, Y = declaration("x"), declaration("y")
 
@@ -275,3 +278,28 @@ def test_absent_goes_when_all_known_hosts_have_acknowledged(
         say(tree, known, *words, revision=generation)
     assert sweep_absent(tree, clock, wanted.absent()) == (name_of(X),)
     assert wanted.refresh(host).intents == {}
+
+
+def test_many_that_gathered_go_in_several_writes(
+    host: FakeTree, tree: FakeTree, clock: FakeClock, admin: Administration
+) -> None:
+    """One transaction has its limit of bytes: what gathered while a host was away goes all the same."""
+    admin.create(X)
+    generation = admin.remove(name_of(X)).generation
+    join(tree, "a")
+    say(tree, "a", revision=generation)
+    intent = Intent(name="", generation=generation, state="absent", spec={})
+    names = [EnvName(f"env-{number:016x}") for number in range(MOST_AT_ONCE + 5)]
+    for name in names:
+        tree.create(paths.intent(name), encode(dataclasses.replace(intent, name=name)))
+    sizes: list[int] = []
+    write = host.write
+
+    def counted(operations: Sequence[Operation], **facts: float) -> None:
+        sizes.append(len(operations) - 1)
+        write(operations, **facts)
+
+    host.write = counted  # type: ignore[method-assign]  # looks on
+    assert sweep_absent(host, clock, names) == tuple(names)
+    assert sizes == [MOST_AT_ONCE, 5]
+    assert tree.children(paths.ENVS) == ()
