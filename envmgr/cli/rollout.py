@@ -163,17 +163,22 @@ class Show:
 
 
 class _Lines(Show):
-    """A line when a host begins and when it ends."""
+    """A line when a host begins and when it ends, and when something keeps one that lives from either."""
 
     def __init__(self) -> None:
         self._states: dict[str, tuple[str, bool]] = {}
+        self._problems: dict[str, str] = {}
 
     def rows(self, rows: Sequence[Row], summary: Summary) -> None:  # noqa: ARG002 - a line says one thing
         now = time.time()
         for row in rows:
             state = (row.state, row.success is None)
-            if self._states.get(row.host, ("pending", True)) != state:
+            is_kept = row.success is None and row.is_live and not row.is_cordoned and row.message is not None
+            is_told = not is_kept or self._problems.get(row.host) == row.message
+            if self._states.get(row.host, ("pending", True)) != state or not is_told:
                 self._states[row.host] = state
+                if is_kept:
+                    self._problems[row.host] = row.message or ""
                 _, words_of, progress, took, message = cells(row, now)
                 facts = [progress, took, message]
                 output.say(f"envmgr: {row.host}: {words_of}" + "".join(f", {fact}" for fact in facts if fact))

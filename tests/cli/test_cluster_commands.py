@@ -9,7 +9,6 @@ import pty
 import select
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +17,7 @@ from command_line import Cli
 
 from envmgr import errors
 from envmgr.cli import rollout
+from envmgr.cluster.rollout import summary
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.wire.cluster import DeclaredEnvironment, Row
 from envmgr.wire.tree import Selector
@@ -100,7 +100,9 @@ class TestCreate:
     def test_a_host_that_is_cordoned_is_waited_for_when_it_was_named(self, cluster: Cli, endpoint: Endpoint) -> None:
         """That is said, since it may take for ever; without its name nobody waits for it."""
         path = cluster.spec()
-        with living(endpoint, {"alpha": ready, "beta": lambda intent: replace(ready(intent), state="pending")}):
+        with living(
+            endpoint, {"alpha": ready, "beta": lambda intent: dataclasses.replace(ready(intent), state="pending")}
+        ):
             cluster.ready("cluster", "cordon", "beta")
             cluster.ready("cluster", "create", path)
             late = cluster("cluster", "create", path, "--host", "beta", "--timeout", "0.3")
@@ -306,18 +308,36 @@ class Heard(rollout.Show):
         self.said.append(words)
 
 
+def declared(*rows: Row) -> DeclaredEnvironment:
+    """Return an environment with these rows."""
+    return DeclaredEnvironment(
+        name="env-1", state="present", generation=1, label=None, aliases=(), lock_generation=1, selector=Selector(),
+        max_parallel=0, declared_by="", declared_at=0.0, rows=rows,
+    )  # fmt: skip
+
+
 def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
     """ZooKeeper may be away while a command waits, also before it has seen anything, but not for longer than it may."""
-    facts = {"name": "env-1", "state": "present", "generation": 1, "label": None, "aliases": (), "lock_generation": 1}
-    facts |= {"selector": Selector(), "max_parallel": 0, "declared_by": "", "declared_at": 0.0}
     row = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
-    pending = DeclaredEnvironment(**facts, rows=(Row(**row),))  # type: ignore[arg-type]  # a table of fields
-    done = dataclasses.replace(pending, rows=(Row(**{**row, "state": "ready", "success": True}),))  # type: ignore[arg-type]
+    pending = declared(Row(**row))  # type: ignore[arg-type]  # a table of fields
+    done = declared(Row(**{**row, "state": "ready", "success": True}))  # type: ignore[arg-type]
     show = Heard()
     assert rollout.wait(Flaky([None, pending, None, None, done]), show) == done
     assert show.said == ["no answer; asked again for up to 60 s"] * 2  # once each time
     with pytest.raises(errors.CoordinatorUnavailable):
         rollout.wait(Flaky([None, None]), rollout.Show(), timeout_s=0.1)
+
+
+def test_what_keeps_a_host_that_lives_is_told_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    """A wait without a terminal says once what is wrong with a host that does not begin; of those away, nothing."""
+    facts = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
+    waiting = Row(**facts)  # type: ignore[arg-type]  # a table of fields
+    kept = dataclasses.replace(waiting, message="[Errno 28] No space left on device")
+    away = dataclasses.replace(waiting, host="beta", is_live=False, message="the host is away")
+    with rollout.showing(is_quiet=False) as show:
+        for row in (waiting, kept, waiting, kept):
+            show.rows((row, away), summary(declared(row, away)))
+    assert capsys.readouterr().err == "envmgr: alpha: pending, [Errno 28] No space left on device\n"
 
 
 class TestWithoutACluster:
