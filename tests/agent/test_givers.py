@@ -21,11 +21,11 @@ class Early(FakeTree):
         super().__init__(servers, servers.session()._session)
 
     def children(
-        self, path: str, *, watch: Callable[[], None] | None = None, is_current: bool = False, timeout_s: float = 5.0
+        self, path: str, *, watch: Callable[[], None] | None = None, timeout_s: float = 5.0
     ) -> tuple[str, ...]:
         if path == paths.ARCHIVES:
             return ()
-        return super().children(path, watch=watch, is_current=is_current, timeout_s=timeout_s)
+        return super().children(path, watch=watch, timeout_s=timeout_s)
 
 
 def name(number: int) -> str:

@@ -20,7 +20,9 @@ What holds:
 * A `Claim` is for one holding; after a fork the child holds nothing. A claim is not re-entrant.
 
 Not promised: that nothing happens between asking a claim and doing what it guards: `Claim.guard` in the transaction of
-a write closes that gap for writes to ZooKeeper; for the disk there are the host's own lock and the store's.
+a write closes that gap for writes to ZooKeeper; for the disk there are the host's own lock and the store's. Nor that a
+virtual machine knows that it was paused from outside, where its clocks stand still as well: until its next contact, a
+claim that it held seems to be held. The same things help against that.
 
 The order for who needs several: the host's lock on the name, then the claim of the build, then the claim of the solve.
 
