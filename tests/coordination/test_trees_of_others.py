@@ -18,7 +18,7 @@ from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import Cancelled, CoordinatorUnavailable
-from envmgr.events import ignore
+from envmgr.events import Event, ignore
 from envmgr.manager.context import SystemClock
 from envmgr.manager.waiting import TimeLimit, never
 from envmgr.wire.tree import encode
@@ -31,10 +31,11 @@ def _limit() -> TimeLimit:
 
 
 @contextmanager
-def _host(endpoint: Endpoint, uuid: str | None) -> Iterator[ZookeeperCoordinator]:
+def _host(endpoint: Endpoint, uuid: str | None, *, coordinator_wait_s: float = 60.0) -> Iterator[ZookeeperCoordinator]:
     session = Session(endpoint)
     session.start()
-    values = settings.load(root=NOWHERE, mode="personal", environ={}, home=NOWHERE)
+    environ = {"ENVMGR_COORDINATOR_WAIT_S": f"{coordinator_wait_s:g}"}
+    values = settings.load(root=NOWHERE, mode="personal", environ=environ, home=NOWHERE)
     host = ZookeeperCoordinator(
         session, host="a", store_id="a", is_shared=False, settings_of=lambda: values, uuid_of=lambda: uuid
     )
@@ -110,3 +111,21 @@ def test_who_waits_for_an_answer_can_be_told_to_stop(endpoint: Endpoint) -> None
                 host._published(NAME, CLASS, 1, TimeLimit(SystemClock(), None, is_over.is_set))
             assert time.monotonic() - began < 15
             timer.join()
+
+
+@pytest.mark.slow
+def test_who_solves_hears_that_zookeeper_does_not_answer(endpoint: Endpoint) -> None:
+    """A minute without a word looks like a hang: whom it waits for is said once, and that it is over."""
+    told: list[Event] = []
+    with LinkProxy(endpoint.servers[0]) as link:
+        behind = dataclasses.replace(endpoint, servers=(link.address,))
+        with _host(behind, "0123", coordinator_wait_s=1.5) as host:
+            link.cut()
+            with (
+                pytest.raises(CoordinatorUnavailable),
+                host.solving(NAME, CLASS, 1, deadline=_limit(), report=told.append),
+            ):
+                pass
+    begin, end = told
+    assert (begin.kind, begin.phase, begin.message) == ("begin", "wait", "waiting for ZooKeeper, which does not answer")
+    assert (end.kind, end.phase) == ("end", "wait")

@@ -34,7 +34,7 @@ from envmgr.coordination.zookeeper.lockfiles import Lockfiles
 from envmgr.coordination.zookeeper.session import CALL_S
 from envmgr.coordination.zookeeper.solving import Found, Solve, reached, watched
 from envmgr.errors import CoordinatorUnavailable, TimedOut, UnsuitableFilesystem
-from envmgr.events import Event, Reporter
+from envmgr.events import Event, Reporter, ignore
 from envmgr.model import LockInForce
 from envmgr.ports import Siblings
 from envmgr.store import opening
@@ -151,7 +151,7 @@ class ZookeeperCoordinator:
             if self.is_shared:
                 wait_s = self._settings_of().coordinator_wait_s
                 with reached(), _told_to_wait(report, f"busy with {name}") as on_wait:
-                    self._check_tree(deadline)
+                    self._check_tree(deadline, report)
                     claim: Claim | None = held.enter_context(
                         self.claims.acquire(path, deadline=deadline, unreachable_s=wait_s, on_wait=on_wait, what=what)
                     )
@@ -206,7 +206,7 @@ class ZookeeperCoordinator:
         path, what = tree.solve_claim(name, machine_class), f"solve of {name}"
         with contextlib.ExitStack() as held:
             with reached():
-                self._check_tree(deadline)
+                self._check_tree(deadline, report)
                 with _told_to_wait(report, f"solving {name}") as on_wait, contextlib.ExitStack() as entering:
                     found = self._outwait(
                         name, machine_class, generation, deadline, on_wait, entering, is_retry=is_retry
@@ -274,8 +274,13 @@ class ZookeeperCoordinator:
         self._solvers[name] = found.archives
         return found
 
-    def _answered(self, ask: Callable[[float], T], deadline: Deadline) -> T:
-        """Ask again and again for ``coordinator_wait_s``, and hear in between that it is not wanted any more."""
+    def _answered(
+        self, ask: Callable[[float], T], deadline: Deadline, on_silence: Callable[[str], None] | None = None
+    ) -> T:
+        """Ask again and again for ``coordinator_wait_s``, and hear in between that it is not wanted any more.
+
+        `on_silence` is told once who does not answer.
+        """
         wait_s = self._settings_of().coordinator_wait_s
         until = time.monotonic() + wait_s
         while True:
@@ -284,11 +289,14 @@ class ZookeeperCoordinator:
             try:
                 return ask(min(CALL_S, wait_s, CALL_S if left_s is None else left_s))
             except CoordinatorUnavailable:
+                if on_silence is not None:
+                    on_silence("ZooKeeper")
+                    on_silence = None
                 if time.monotonic() >= until or self.session.is_closed:
                     raise
                 time.sleep(_PAUSE_S)
 
-    def _check_tree(self, deadline: Deadline | None = None) -> None:
+    def _check_tree(self, deadline: Deadline | None = None, report: Reporter = ignore) -> None:
         """Raise `ClusterTreeRefused` where the tree is not this host's cluster; with a deadline, wait for an answer."""
         uuid = self._uuid_of()
         if uuid is None:
@@ -304,7 +312,8 @@ class ZookeeperCoordinator:
         if deadline is None:
             check(SHORT_S)
         else:
-            self._answered(check, deadline)
+            with _told_to_wait(report, "which does not answer") as on_silence:
+                self._answered(check, deadline, on_silence)
 
     def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
         failure = self.lockfiles.failure(name, machine_class, generation)
