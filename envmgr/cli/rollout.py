@@ -88,7 +88,12 @@ def ordered(rows: Sequence[Row]) -> list[Row]:
 
 
 def wait(
-    watching: Watching, show: Show, *, min_ready: Bound | None = None, timeout_s: float | None = None
+    watching: Watching,
+    show: Show,
+    *,
+    state: str | None = None,
+    min_ready: Bound | None = None,
+    timeout_s: float | None = None,
 ) -> DeclaredEnvironment:
     """Wait as `envmgr.cluster.rollout.wait` does, and show it; the field ``rows`` of its errors has every row.
 
@@ -104,7 +109,9 @@ def wait(
 
     patient = _Patient(watching, PATIENCE_S if timeout_s is None else min(PATIENCE_S, timeout_s), show.unanswered)
     try:
-        return rollout.wait(patient, clock=SystemClock(), min_ready=min_ready, timeout_s=timeout_s, on_look=look)
+        return rollout.wait(
+            patient, clock=SystemClock(), state=state, min_ready=min_ready, timeout_s=timeout_s, on_look=look
+        )
     except (RolloutFailed, TimedOut) as error:
         error.fields["rows"] = [dataclasses.asdict(row) for row in seen]
         raise

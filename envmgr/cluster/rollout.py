@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from envmgr.errors import RolloutFailed, TimedOut, UsageError
+from envmgr.errors import EnvironmentNotFound, RolloutFailed, TimedOut, UsageError
 
 if TYPE_CHECKING:
     from envmgr.ports import Clock, Watching
@@ -123,6 +123,7 @@ def wait(
     watching: Watching,
     *,
     clock: Clock,
+    state: str | None = None,
     min_ready: Bound | None = None,
     timeout_s: float | None = None,
     on_look: Callable[[DeclaredEnvironment, Summary], None] = lambda *_: None,
@@ -130,10 +131,14 @@ def wait(
     """Return when the rollout (or the removal) is done; `on_look` is told each time it was looked at.
 
     Raises `RolloutFailed`, and `TimedOut` when the time is up; the field ``rows`` of both has those that are not ready.
+    When somebody else wants another `state` of it meanwhile (``present``, ``absent``), that is not what was waited for:
+    `EnvironmentNotFound` for a rollout, `RolloutFailed` for a removal.
     """
     end = None if timeout_s is None else clock.monotonic() + timeout_s
     while True:
         environment = watching.show()
+        if state not in (None, environment.state):
+            raise _changed(environment)
         now = summary(environment, min_ready)
         on_look(environment, now)
         if now.is_done:
@@ -144,6 +149,21 @@ def wait(
         if left is not None and left <= 0:
             raise _timed_out(environment, now, timeout_s)
         watching.wait(LONGEST_PAUSE_S if left is None else min(LONGEST_PAUSE_S, left))
+
+
+def _changed(environment: DeclaredEnvironment) -> EnvironmentNotFound | RolloutFailed:
+    name, by = environment.name, environment.declared_by
+    if environment.state == "absent":
+        return EnvironmentNotFound(
+            f"{name} was removed from the cluster by {by} while its hosts were waited for",
+            hint="envmgr cluster create FILE declares it again",
+        )
+    return RolloutFailed(
+        f"{name} was declared again by {by} while its removal was waited for",
+        hint="envmgr cluster show X tells for whom; envmgr cluster remove X takes it away again",
+        name=name,
+        rows=_undone(environment),
+    )
 
 
 def _failed(environment: DeclaredEnvironment, now: Summary) -> RolloutFailed:

@@ -8,7 +8,7 @@ import pytest
 from fakes.clock import FakeClock
 
 from envmgr.cluster.rollout import Bound, Summary, summary, wait
-from envmgr.errors import RolloutFailed, TimedOut, UsageError
+from envmgr.errors import EnvironmentNotFound, RolloutFailed, TimedOut, UsageError
 from envmgr.wire.cluster import DeclaredEnvironment, Row
 from envmgr.wire.tree import EnvState, Selector
 
@@ -190,3 +190,18 @@ def test_a_removal_is_told_as_one(clock: FakeClock) -> None:
     failed = dataclasses.replace(environment_of(rows[0], row_of("b", "failed")), state="absent")
     with pytest.raises(RolloutFailed, match="is gone from 1 of 2 hosts, 2 were needed; b: the disk is full"):
         wait(Watched(clock, failed), clock=clock)
+
+
+def test_what_somebody_else_wants_meanwhile_is_not_what_was_waited_for(clock: FakeClock) -> None:
+    """That every host has removed it is no success of a create, and that all have it again none of a removal."""
+    present = environment_of(row_of("a", "building"))
+    absent = dataclasses.replace(
+        environment_of(dataclasses.replace(row_of("a", "absent"), success=True)), state="absent", declared_by="eve"
+    )
+    with pytest.raises(EnvironmentNotFound, match="removed from the cluster by eve while"):
+        wait(Watched(clock, present, absent), clock=clock, state="present")
+    again = dataclasses.replace(environment_of(row_of("a", "ready")), declared_by="eve")
+    going = dataclasses.replace(absent, rows=(row_of("a", "removing"),))
+    with pytest.raises(RolloutFailed, match="declared again by eve while"):
+        wait(Watched(clock, going, again), clock=clock, state="absent")
+    assert wait(Watched(clock, going, absent), clock=clock, state="absent") == absent

@@ -147,7 +147,7 @@ def _wait(
             rollout.showing(is_quiet=call.is_quiet) as show,
             administration.watching(name, has_progress=show.has_progress) as watching,
         ):
-            found = rollout.wait(watching, show, min_ready=min_ready, timeout_s=timeout_s)
+            found = rollout.wait(watching, show, state=declared.state, min_ready=min_ready, timeout_s=timeout_s)
     except (KeyboardInterrupt, TimedOut, CoordinatorUnavailable, DaemonUnavailable):
         what = "what is declared of" if declared.state == "present" else "the removal of"
         call.say(f"{what} {name} stays in force; envmgr cluster show {name} tells how it goes on")
