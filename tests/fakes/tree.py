@@ -114,7 +114,7 @@ class FakeTree:
     """One session.
 
     `reads` holds what was asked for, `glances` of what only the stamp was; `lose_next` says what becomes of the next
-    write; `interlude` is done before it.
+    write (this session lags behind it); `interlude` is done before it.
     """
 
     def __init__(self, servers: FakeServers, session: int) -> None:
@@ -186,10 +186,12 @@ class FakeTree:
         if interlude is not None:
             interlude()
         loss, self.lose_next = self.lose_next, None
+        before = self._nodes
         if loss != "request":
+            self._lags_at = None  # also by a write that is refused: it is answered in its turn
             self._servers.apply(operations, self._session)
-            self._lags_at = None
         if loss is not None:
+            self._lags_at = before  # another server is asked now, which may not know yet of what was not heard of
             raise CoordinatorUnavailable("the connection was lost", is_unknown=True)
 
     def sync(self, path: str = "/", *, timeout_s: float = 5.0) -> None:
