@@ -124,10 +124,14 @@ class TestCreate:
             cluster.ready("cluster", "create", path, "--label", "gpu=yes", "--max-parallel", "50%")
             shown = cluster.ready("cluster", "show", path).out
             nobody = cluster.ready("cluster", "create", path, "--label", "gpu=maybe")
-            assert "nobody makes it yet: no host that the cluster knows is meant (gpu=maybe)" in nobody.err
+            assert "nobody makes it now: no host that the cluster knows is meant (gpu=maybe)" in nobody.err
         assert "for:            gpu=yes" in shown
         assert "alpha" in shown
         assert "beta" not in shown
+
+    def test_before_any_host_has_joined(self, cluster: Cli) -> None:
+        """The first create makes the cluster, which nobody is in yet; that is said."""
+        assert "no host has joined it yet" in cluster.ready("cluster", "create", cluster.spec()).err
 
     def test_interrupted(self, cluster: Cli, endpoint: Endpoint) -> None:
         """Ctrl-C while it waits: exit code 130, it says that the declaration stays in force, and it does."""

@@ -107,7 +107,9 @@ def create(
         found = administration.create(declaration)
         call.say(f"{found.name} is declared for {counted(len(found.rows), 'host')}")
         if not found.rows:
-            call.say(f"nobody makes it yet: no host that the cluster knows is meant ({rollout.meant(found.selector)})")
+            whom = found.selector
+            known = f"that the cluster knows is meant ({rollout.meant(whom)})" if whom.labels else "has joined it yet"
+            call.say(f"nobody makes it now: no host {known}; one that comes makes it")
         if wait:
             found = _wait(call, administration, found, min_ready=enough, timeout_s=timeout_s)
     call.answer(rollout.record(found), found.name)
