@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from envmgr import names
@@ -20,7 +20,7 @@ from envmgr.cluster.statuses import Statuses, row, rows
 from envmgr.cluster.writing import CLUSTER, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.nodes import Create, Delete, NodeExists, NoNode
-from envmgr.errors import AliasTaken, EnvironmentNotFound, UsageError
+from envmgr.errors import AliasTaken, CoordinatorUnavailable, EnvironmentNotFound, UsageError
 from envmgr.names import Alias, EnvName
 from envmgr.wire.cluster import ClusterStatus, Declaration, DeclaredEnvironment, Exported, HostInfo, Row
 from envmgr.wire.tree import FORMAT, Cluster, Intent, Revision, decode, encode
@@ -73,7 +73,7 @@ class Administration:
                 self._plan_alias(draft, alias, spec.name, may_move=declaration.move_alias)
             return draft
 
-        return reading.told(self._tree, self._clock, self._write(plan))
+        return self._told(self._write(plan))
 
     def remove(self, name: EnvName) -> DeclaredEnvironment:
         """Take an environment from every host, and its aliases with it."""
@@ -90,8 +90,8 @@ class Administration:
             return draft
 
         intent = self._write(plan)
-        sweep_absent(self._tree, self._clock, (name,))
-        return reading.told(self._tree, self._clock, intent)
+        self._sweep((name,))
+        return self._told(intent)
 
     def relock(self, name: EnvName) -> DeclaredEnvironment:
         """Have an environment solved again, once for all hosts of a machine class."""
@@ -107,7 +107,7 @@ class Administration:
             draft.intent(draft.result, version)
             return draft
 
-        return reading.told(self._tree, self._clock, self._write(plan))
+        return self._told(self._write(plan))
 
     def retry(self, name: EnvName, host: str | None = None) -> DeclaredEnvironment:
         """Have what failed tried again at once, on one host or on all; solves that failed are forgotten."""
@@ -126,7 +126,7 @@ class Administration:
                     draft.operations.append(Delete(paths.failure(name, info.machine_class, info.generation)))
             return draft
 
-        return reading.told(self._tree, self._clock, self._write(plan))
+        return self._told(self._write(plan))
 
     def show(self, name: EnvName) -> DeclaredEnvironment:
         """Return one environment with rows and lockfiles; raises `EnvironmentNotFound`."""
@@ -201,7 +201,7 @@ class Administration:
         absent = (
             EnvName(intent.name) for intent in reading.intents(self._tree, is_strict=False) if intent.state == "absent"
         )
-        sweep_absent(self._tree, self._clock, absent)
+        self._sweep(absent)
 
     # ---------------------------------------------------------------------------------------- what the hosts share
 
@@ -281,6 +281,23 @@ class Administration:
 
     def _check(self) -> Cluster:
         return paths.check(self._tree, self._uuid_of())
+
+    def _told(self, intent: Intent) -> DeclaredEnvironment:
+        """Return all there is to say of what was just written; `CoordinatorUnavailable` says that it was."""
+        try:
+            return reading.told(self._tree, self._clock, intent)
+        except CoordinatorUnavailable as error:
+            raise CoordinatorUnavailable(
+                f"what is wanted of {intent.name} is written down, but how its hosts do could not be read: "
+                f"{error.message}",
+                hint=f"envmgr cluster show {intent.name} tells how it goes on",
+                name=intent.name,
+            ) from error
+
+    def _sweep(self, absent: Iterable[EnvName]) -> None:
+        """Delete what is ``absent`` everywhere, if ZooKeeper has the time: else a host does it later."""
+        with contextlib.suppress(CoordinatorUnavailable):
+            sweep_absent(self._tree, self._clock, absent)
 
     def _write(self, plan: Callable[[int], Draft[T]]) -> T:
         if self._uuid_of() is not None:  # that there is a cluster, `write` sees by itself

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from cluster_worlds import declaration, is_so, join, name_of, number_of, say
@@ -17,9 +18,11 @@ from envmgr.cluster import rollout
 from envmgr.cluster.administration import Administration
 from envmgr.cluster.declaring import check_size
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.coordination.zookeeper.nodes import Node
 from envmgr.errors import (
     AliasTaken,
     ClusterTreeRefused,
+    CoordinatorUnavailable,
     EnvironmentNotFound,
     HostUnknown,
     InvalidSpec,
@@ -420,6 +423,32 @@ def test_one_damaged_node_hides_nobody_else(tree: FakeTree, admin: Administratio
     assert admin.relock(other).lock_generation == 2
     admin.import_(document, replace=True)
     assert {it.name for it in admin.status().environments} == {one, other}
+
+
+class Overloaded(FakeTree):
+    """A session that gets no answer about the hosts' words; writes are done."""
+
+    def get(self, path: str, **facts: Any) -> Node | None:
+        if path.startswith(f"{paths.STATUS}/"):
+            raise CoordinatorUnavailable(f"ZooKeeper does not answer about {path}")
+        return super().get(path, **facts)
+
+
+def test_a_change_that_is_written_is_said_to_be(servers: FakeServers, tree: FakeTree, clock: FakeClock) -> None:
+    """Servers that have no time for thousands of reads did the write: who asked for it is told both."""
+    say(tree, "a")
+    busy = Administration(Overloaded(servers, 99), by="ada", clock=clock)
+    verbs: list[Callable[[], object]] = [
+        lambda: busy.create(X),
+        lambda: busy.retry(name_of(X)),
+        lambda: busy.remove(name_of(X)),
+    ]
+    for number, verb in enumerate(verbs, start=1):
+        with pytest.raises(CoordinatorUnavailable, match=r"is written down, but .* not answer") as caught:
+            verb()
+        assert caught.value.hint == f"envmgr cluster show {name_of(X)} tells how it goes on"
+        assert number_of(tree) == number
+    assert Administration(tree, by="ada", clock=clock).show(name_of(X)).state == "absent"
 
 
 def test_forgetting_is_for_hosts_that_are_gone(
