@@ -141,7 +141,8 @@ class Administration:
         found = row(intent, host, known)
         if intent.selector.matches(host, known.labels) or name in known.environments:
             return found
-        return dataclasses.replace(found, state="absent", message="it is not declared for this host")
+        message = "it is not declared for this host; whether it has one of its own, only the host knows"
+        return dataclasses.replace(found, state="absent", message=message)
 
     def status(self) -> ClusterStatus:
         """Return the cluster at one moment."""
