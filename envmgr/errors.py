@@ -243,7 +243,7 @@ class StoreTooNew(PermissionRefused):
 
 
 class ClusterTreeRefused(PermissionRefused):
-    """ZooKeeper's tree is not this host's cluster (none, another uuid, emptied, of a newer envmgr); nothing is touched."""
+    """ZooKeeper's tree is not this host's cluster (none, another, emptied, of a newer envmgr); nothing is touched."""
 
     code = "cluster_tree"
 
