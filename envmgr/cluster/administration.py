@@ -272,6 +272,7 @@ class Administration:
 
     def export(self) -> Exported:
         """Return the whole intent, with the lockfiles in force."""
+        self._check()
         return transfer.export(self._tree, self._clock)
 
     def import_(self, document: Exported, *, replace: bool = False) -> Cluster:

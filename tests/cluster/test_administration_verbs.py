@@ -166,6 +166,7 @@ _VERBS: dict[str, Callable[[Administration], object]] = {
     "aliases": lambda admin: admin.aliases(),
     "settings": lambda admin: admin.change_settings({"channel_priority": "flexible"}),
     "heal": lambda admin: admin.heal(),
+    "export": lambda admin: admin.export(),
 }
 
 
