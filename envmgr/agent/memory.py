@@ -68,9 +68,10 @@ def held_now(memory: Memory, wanted: Wanted, present: Mapping[EnvName, Intent]) 
     for name, intent in present.items():
         known = memory.environments.get(name)
         if known is not None:
-            # After an import numbers may be lower than they were: the next relock counts all the same.
-            least = min(known.lock_generation, intent.lock_generation)
-            held[name] = dataclasses.replace(known, generation=intent.generation, lock_generation=least)
+            brought_to = known.lock_generation
+            if wanted.may_remove:  # after an import it may be lower than it was: the next relock counts all the same
+                brought_to = min(brought_to, intent.lock_generation)
+            held[name] = dataclasses.replace(known, generation=intent.generation, lock_generation=brought_to)
         else:
             # What is here or being made is of whatever lockfile: more than the first generation is to be shown.
             first = 1 if intent.lock_generation == 1 else 0

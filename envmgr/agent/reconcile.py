@@ -170,8 +170,8 @@ class Reconciler:
             )
             self._change_memory(aliases=ours)
         # After an import it may be lower than what was answered: the next one counts all the same.
-        is_healed = not self._is_unanswered and not self._has_to_heal()
-        if self._heal < self.memory.heal or (self._heal > self.memory.heal and is_healed):
+        is_lower = self._heal < self.memory.heal and wanted.may_remove
+        if is_lower or (self._heal > self.memory.heal and not self._is_unanswered and not self._has_to_heal()):
             self._change_memory(heal=self._heal)
 
     def _remember(self, wanted: Wanted, present: Mapping[EnvName, Intent]) -> None:

@@ -74,3 +74,22 @@ def test_a_relock_is_heard() -> None:
     world.settle()
     told = world.state(name)
     assert (told.state, told.lock_digest, told.lock_generation, told.is_drift) == ("ready", "second", 2, False)
+
+
+def test_a_restored_tree_takes_no_number_back() -> None:
+    """It may be out of date: what this host has answered stays answered, should the newer tree come back."""
+    world = World()
+    name = world.declare("numpy")
+    world.settle()
+    world.solve(name, 1, "first")
+    restored = {path: node for path, node in world.servers.nodes.items() if node.ephemeral_owner == 0}
+    world.admin.heal()
+    world.admin.relock(name)
+    world.solve(name, 2, "second")
+    world.settle()
+    newer = {path: node for path, node in world.servers.nodes.items() if node.ephemeral_owner == 0}
+    for nodes in (restored, newer):
+        world.servers.nodes = nodes
+        world.session.lose()
+        world.settle()
+        assert (world.memory.heal, world.memory.environments[name].lock_generation) == (1, 2)
