@@ -101,6 +101,7 @@ class Membership:
             return False
         wanted = self._describe(self.identity)
         if self.has_joined and not self._is_touched and wanted == self._told:
+            self._settle()
             return True
         for _ in range(_MOST_NAMES * 3):
             if self._try(self._describe(self.identity)):
@@ -163,9 +164,14 @@ class Membership:
         self._told = wanted
         self._waits_for = None
         self._joined_in = self._session.epoch
+        self._settle()
+
+    def _settle(self) -> None:
+        """Have the name written down; raises `OSError` of a full disk, and is repeated until there is room."""
         if not self.identity.is_settled:
-            self.identity = replace(self.identity, is_settled=True)
-            self._keep(self.identity)
+            settled = replace(self.identity, is_settled=True)
+            self._keep(settled)
+            self.identity = settled
 
     def _meet(self, path: str, node: Node, other: Host | None, wanted: Host) -> None:
         """Deal with somebody else's node of this name."""

@@ -55,23 +55,23 @@ class StatusWriter:
         self._progress = None
 
     def make_known(self, status: HostStatus) -> bool:
-        """Write a first document where none stands; tell whether that was so. Costs nothing once it was read.
+        """Write a first document where none stands; tell whether the host may have been unknown until now.
 
-        Only a host that is known is waited for until it has obeyed an ``absent``: before that it begins nothing.
+        Only a host that is known is waited for until it has obeyed an ``absent``: before that it begins nothing. Costs
+        nothing once it is known and its document was read.
         """
-        if self._is_read or self.has_vanished:
+        if (self._is_read and self.was_known) or self.has_vanished:
             return False
         path = paths.status(self.host)
         node = self._tree.get(path)
+        is_new = node is None or not self.was_known
         if node is None:
             with contextlib.suppress(NodeExists):  # an earlier instance of this host's: then it is known as well
-                self._version = self._tree.create(path, encode(status)).version
-                self._is_read = self.was_known = True
-                return True
+                node = self._tree.create(path, encode(status))
         self._version = None if node is None else node.version
         self._is_read = node is not None
         self.was_known = True
-        return False
+        return is_new
 
     def tell(self, status: HostStatus, builds: tuple[Progress, ...]) -> None:
         """Have this written with the next `flush` that may."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import os
 import random
 from collections.abc import Callable
 
@@ -266,6 +268,25 @@ def test_a_host_whose_disk_is_full_still_says_so() -> None:
     world.settle()
     assert world.state(name).state == "ready"
     assert world.told.problem is None
+
+
+def test_a_name_that_could_not_be_written_down_is_written_later() -> None:
+    """A host that joined while its disk was full keeps its name for good, once there is room."""
+    world = World()
+    name = world.declare("numpy")
+    keep = world.agent._membership._keep
+
+    def full(_identity: Identity) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    world.agent._membership._keep = full
+    world.settle()
+    assert "No space left" in str(world.agent.glance().problem)
+    assert (world.kept_identities, world.hands.builds) == ([], {})
+    world.agent._membership._keep = keep
+    world.settle()
+    assert [identity.host for identity in world.kept_identities] == ["here"]
+    assert world.state(name).state == "ready"
 
 
 def test_on_a_full_disk_what_is_to_go_goes() -> None:
