@@ -10,7 +10,9 @@ and *nothing is removed from hosts by that*.
 
 Order: lockfiles first, so that no host solves again what is in the document; then the cluster's node and the intents,
 in as many writes as they need. One that broke off is repeated with ``replace``. The revision goes on far above every
-number that a host can have seen (`AHEAD`), by which hosts know that an administrator wants the tree as it is.
+number that a host can have seen (`AHEAD`), by which hosts know that an administrator wants the tree as it is. Not above
+those of an earlier import of the very same document: after another one of it the hosts take the tree for a restored
+one, remove nothing, and say what to do (export and import what is there).
 """
 
 from __future__ import annotations
