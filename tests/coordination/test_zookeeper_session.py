@@ -56,6 +56,18 @@ def session(endpoint: Endpoint) -> Iterator[Session]:
     session.close()
 
 
+@pytest.mark.slow
+def test_servers_that_never_answer_are_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A daemon with a wrong setting says which servers do not answer, and why; once."""
+    session = Session(Endpoint(servers=("127.0.0.1:1",), root="/x"))
+    session.start(0.0)
+    try:
+        until(lambda: "has not answered yet (127.0.0.1:1: [Errno 111]" in caplog.text)
+        assert caplog.text.count("setting zookeeper: 127.0.0.1:1") == 1
+    finally:
+        session.close()
+
+
 def test_names_without_an_address() -> None:
     """Servers whose names nobody knows are named in the error, as those that refuse a connection are."""
     session = Session(Endpoint(servers=("nowhere.invalid:2181",)))

@@ -26,6 +26,8 @@ from envmgr.errors import CoordinatorUnavailable, EnvmgrError
 State = Literal["connected", "suspended", "lost"]
 Watch = Callable[[], None]
 _FAREWELL_S = 1.0
+_SILENT_S = 10.0
+"""How long the first connection may take before the log says that there is none."""
 _log = logging.getLogger("envmgr.zookeeper")
 
 
@@ -271,6 +273,11 @@ class Link(abc.ABC):
     def _keep(self) -> None:
         """Prove that the session lives while somebody relies on it, and begin anew when kazoo gave up."""
         next_beat = 0.0
+        with self._changed:
+            has_heard = self._changed.wait_for(lambda: self._is_connected or self._is_ending(), _SILENT_S)
+        if not has_heard:  # of later ones it is told that they are lost
+            error = self.unavailable("ZooKeeper has not answered yet")
+            _log.warning("%s; %s", error.message, error.hint)
         while True:
             with self._changed:
                 if self._is_relied_on():
