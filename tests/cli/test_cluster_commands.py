@@ -108,6 +108,8 @@ class TestCreate:
             late = cluster("cluster", "create", path, "--host", "beta", "--timeout", "0.3")
             assert late.code == 8
             assert "waiting for beta, too, which was named: the host is cordoned" in late.err
+            assert "is tried again on beta once it is uncordoned" in cluster.ready("cluster", "retry", path, "beta").err
+            assert "is not declared for alpha" in cluster.ready("cluster", "retry", path, "alpha").err
 
     def test_who_is_meant(self, cluster: Cli, endpoint: Endpoint) -> None:
         """--host and --label choose; words that make no sense are refused before anything is declared."""

@@ -225,10 +225,21 @@ def retry(
     timeout_s = options.seconds(timeout)
     with call.administration() as administration:
         found = administration.retry(name_of(call, administration, x), host)
-        call.say(f"{found.name} is tried again on {host or 'every host that failed'}")
+        call.say(f"{found.name} {_tried_again(found, host)}")
         if wait:
             found = _wait(call, administration, found, timeout_s=timeout_s)
     call.answer(rollout.record(found))
+
+
+def _tried_again(found: DeclaredEnvironment, host: str | None) -> str:
+    if host is None:
+        return "is tried again on every host that failed"
+    row = next((row for row in found.rows if row.host == host), None)
+    if row is None:
+        return f"is not declared for {host}: nothing is tried there"
+    if not row.is_live:
+        return f"is tried again on {host} when it is back"
+    return f"is tried again on {host}" + (" once it is uncordoned" if row.is_cordoned else "")
 
 
 def heal(context: typer.Context, as_json: options.AsJson = False, quiet: options.Quiet = False) -> None:
