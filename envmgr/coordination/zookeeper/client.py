@@ -1,9 +1,10 @@
 """kazoo's client with what it lacks: bounded connections, the servers' own session timeout, and word of every contact.
 
 kazoo gives one server the length of a whole session to accept a connection (so one host without power costs the
-session), trusts every authority that the system trusts beside ours, leaves sockets open that failed, and keeps the
-timeout that the servers want to itself. All this is mended here by subclasses; nothing of kazoo is patched. What is
-overridden is not promised to stay: the version of kazoo is bounded for that reason.
+session), trusts every authority that the system trusts beside ours, leaves sockets open that failed, keeps the timeout
+that the servers want to itself, and never comes back to servers whose data was emptied or restored from a backup. All
+this is mended here by subclasses; nothing of kazoo is patched. What is overridden is not promised to stay: the version
+of kazoo is bounded for that reason.
 
 Source: kazoo 2.11, ``protocol/connection.py``, ``handlers/utils.py``.
 """
@@ -20,9 +21,9 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from kazoo.client import KazooClient
-from kazoo.exceptions import ConnectionDropped, WriterNotClosedException
+from kazoo.exceptions import ConnectionDropped, SessionExpiredError, WriterNotClosedException
 from kazoo.handlers.threading import SequentialThreadingHandler
-from kazoo.protocol.connection import ConnectionHandler
+from kazoo.protocol.connection import ConnectionHandler, PingInstance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +95,8 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         super().__init__(client, retry, logger=logger)
         self._pings: deque[float] = deque()
         self._last_xid = 0
+        self._failing_since: float | None = None
+        self._seen_zxid = 0
         self.is_over = False
 
     def zk_loop(self) -> None:
@@ -120,10 +123,32 @@ class _Connection(ConnectionHandler):  # type: ignore[misc]  # kazoo has no type
         # answer to a request on this one.
         self._xid = self._last_xid
         before = boot_time()
-        timeouts = super()._connect(host, hostip, port)
+        if self._failing_since is not None and before - self._failing_since > 2 * self.client.lease.timeout_s:
+            # A server refuses who has seen what it has not. One that only lags is behind for less than that; this may
+            # be one that was emptied or restored, which would refuse us for ever.
+            self._seen_zxid, self.client.last_zxid = max(self._seen_zxid, self.client.last_zxid), 0
+        try:
+            timeouts = super()._connect(host, hostip, port)
+            self._check_seen(timeouts[1] / 1000)
+        except SessionExpiredError:
+            self._seen_zxid = 0
+            raise
+        except (ConnectionDropped, self.client.handler.timeout_exception) as error:
+            if self._failing_since is None:
+                self._failing_since = before
+            if self._socket is not None:  # else the handler has said what is wrong
+                self.client.handler.problem = f"{host}:{port}: no session was granted ({error})"
+            raise
+        self._failing_since = None
         # kazoo's read timeout is two thirds of what the server grants.
         self.client.taken(self.client._session_id, timeouts[0] * 1.5 / 1000, before)  # noqa: SLF001 - its subclass
         return timeouts
+
+    def _check_seen(self, timeout_s: float) -> None:
+        """End a session that was resumed by servers that know less than was seen: what it held may not be there."""
+        if self._seen_zxid and (self._invoke(timeout_s, PingInstance, _PING) or 0) < self._seen_zxid:
+            raise SessionExpiredError("the servers have gone back to an earlier time")
+        self._seen_zxid = 0
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         if xid is not None and xid > 0:

@@ -6,8 +6,9 @@ One for each process that needs the cluster: the daemon, or a command. Any threa
   `CoordinatorUnavailable`, also while no server answers. What only reads is asked again after a lost connection, until
   the time is up. What writes is sent once: when its answer was lost, the field ``is_unknown`` is true and the caller
   must look. Nothing is sent on that cannot be answered in time: a call waits for the connection before it is queued.
-* A lost connection is made again for as long as the session object lives, at most two seconds after a server is back;
-  a session that the servers gave up is followed by a new one, and `epoch` rises. A start without servers is no error.
+* A lost connection is made again for as long as the session object lives, at most two seconds after a server is back
+  (after twice the session's length where it comes back with data older than was seen of it, which is a new session); a
+  session that the servers gave up is followed by a new one, and `epoch` rises. A start without servers is no error.
 * `certainly_alive_until` is by our own clock (`envmgr.coordination.zookeeper.lease`). The answers that it needs are
   fetched while somebody relies on the session (`relying`); at rest only kazoo's own pings are sent, and it may lag.
 * Watches and listeners are called one at a time on a thread of our own, on which they may call the session. A watch is
