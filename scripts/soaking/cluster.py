@@ -29,8 +29,8 @@ def soak(seed: int, seconds: float) -> tuple[int, Counter[str]]:
         raise Violation(f"the cluster cannot run here: it needs {lacking}")
     rounds, until = 0, time.monotonic() + seconds
     with contextlib.ExitStack() as made:
-        cluster = make_cluster(lambda count: made.enter_context(Cluster(count)), HOSTS)
-        run = Run(cluster, seed)
+        cluster = make_cluster(lambda count: made.enter_context(Cluster(count)), HOSTS, is_long=True)
+        run = Run(cluster, seed, is_long=True)
         try:
             while not rounds or time.monotonic() < until:
                 run.round(min(_ROUND_S, max(1.0, until - time.monotonic())))

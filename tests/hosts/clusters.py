@@ -148,24 +148,42 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
                 if time.monotonic() > end:
                     raise
 
+    def heal(self) -> None:
+        self._patiently(self.administration.heal)
+
+    def cordon(self, host: str, *, is_cordoned: bool) -> None:
+        self._patiently(lambda: self.administration.cordon(host, is_cordoned=is_cordoned))
+
+    def drifted(self, name: EnvName) -> list[str]:
+        """Return the hosts that have an environment and say that it was made from another lockfile."""
+        rows = self._patiently(lambda: self.administration.show(name)).rows
+        return [row.host for row in rows if row.is_drift and row.state == "ready"]
+
+    def in_force(self, name: EnvName) -> str | None:
+        """Return the digest of the newest lockfile, ``None`` while a relock is not done."""
+        wanted = self._patiently(lambda: self.administration.show(name)).lock_generation
+        found = {generation: digest for (of, _, generation), digest in self.look().items() if of == name}
+        newest = max(found, default=0)
+        return found[newest] if newest >= wanted else None
+
     def states(self, name: EnvName) -> dict[str, str]:
         """Return host → what it says of an environment."""
         return {row.host: row.state for row in self._patiently(lambda: self.administration.show(name)).rows}
 
     def wait_ready(self, name: EnvName, nodes: Iterable[Node] | None = None, limit_s: float = LIMIT_S) -> str:
         """Wait until the hosts have an environment from one lockfile, and say so; return its digest."""
+        return str(until(lambda: self.agreed(name, nodes), lambda: f"{name}: {self.told(name)}", limit_s))
+
+    def agreed(self, name: EnvName, nodes: Iterable[Node] | None = None) -> str | None:
+        """Return the digest of the one lockfile from which the hosts have an environment, if they do and say so."""
         wanted = list(nodes or self.nodes.values())
+        digests = {node.digest(name) for node in wanted}
+        if len(digests) != 1 or None in digests:
+            return None
+        states = self.states(name)
+        return digests.pop() if all(states.get(node.name) == "ready" for node in wanted) else None
 
-        def is_ready() -> str | None:
-            digests = {node.digest(name) for node in wanted}
-            if len(digests) != 1 or None in digests:
-                return None
-            states = self.states(name)
-            return digests.pop() if all(states.get(node.name) == "ready" for node in wanted) else None
-
-        return str(until(is_ready, lambda: f"{name}: {self._told(name)}", limit_s))
-
-    def _told(self, name: EnvName) -> str:
+    def told(self, name: EnvName) -> str:
         try:
             rows = self._patiently(lambda: self.administration.show(name)).rows
         except EnvironmentNotFound:
@@ -176,7 +194,7 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
     def wait_absent(self, name: EnvName, nodes: Iterable[Node] | None = None) -> None:
         """Wait until the hosts do not have an environment."""
         wanted = list(nodes or self.nodes.values())
-        until(lambda: all(node.digest(name) is None for node in wanted), lambda: f"still there: {self._told(name)}")
+        until(lambda: all(node.digest(name) is None for node in wanted), lambda: f"still there: {self.told(name)}")
 
     # ---------------------------------------------------------------------------------------------- sessions, the tree
 
@@ -195,10 +213,16 @@ class Cluster(contextlib.AbstractContextManager["Cluster"]):
     def expire(self, node: Node) -> None:
         """End the session of a host's daemon on the servers, as if it had not been heard of for too long."""
         life = self.session.get(tree.host(node.name))
-        if life is None:
-            return
+        if life is not None:
+            self._end_session(life.ephemeral_owner)
+
+    def expire_administrator(self) -> None:
+        """End the session of the test itself."""
+        self._end_session(self.session.session_id)
+
+    def _end_session(self, number: int) -> None:
         with self.network.beside():
-            identity = (life.ephemeral_owner, session_password(life.ephemeral_owner))
+            identity = (number, session_password(number))
             thief = KazooClient(self.servers.connect, client_id=identity, timeout=SESSION_S)
             thief.start(10)
             thief.stop()  # closes the session that it took

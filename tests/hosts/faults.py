@@ -35,6 +35,10 @@ def _start(_cluster: Cluster, node: Node) -> None:
     node.start()
 
 
+def _stop(_cluster: Cluster, node: Node) -> None:
+    node.stop()
+
+
 def _boot(_cluster: Cluster, node: Node) -> None:
     node.boot()
     node.start()
@@ -47,7 +51,9 @@ HOST_FAULTS: Mapping[str, Fault] = {
     "loss": Fault(lambda cluster, node: cluster.network.lose(node.host, 30), lambda cluster, _: cluster.network.heal()),
     "freeze": Fault(lambda _, node: node.host.freeze(), lambda _, node: node.host.thaw()),
     "kill": Fault(lambda _, node: node.kill(), _start),
+    "stop": Fault(_stop, _start),
     "power": Fault(lambda _, node: node.power_off(), _boot),
     "expiry": Fault(lambda cluster, node: cluster.expire(node), _nothing),
 }
-"""``mute``: what it sends to the servers is lost; ``deaf``: what they send to it is; ``expiry``: of its session."""
+"""``mute``: what it sends to the servers is lost; ``deaf``: what they send to it is; ``stop``: it leaves in
+peace; ``expiry``: of its session."""

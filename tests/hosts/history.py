@@ -8,13 +8,13 @@ have one kernel, so that CLOCK_BOOTTIME orders the events of all of them.
 ``lease``     span     a build is certainly leased (begun after the lease was got, ended before it is given back):
                        ``store``, ``build``
 ``delete``    span     a build is certainly being moved away, under its exclusive lease: ``store``, ``build``
-``publish``   span     a name is being published: ``store``, ``name``, ``build``, ``is_shared``, ``token`` of the claim
-                       (``None``: it went on without one). The end says what was published, or nothing if it was not:
-                       ``lock_digest``, ``machine_class``, ``problems`` (words; what makes the prefix not whole)
+``publish``   span     a name is being published: ``store``, ``name``, ``build``, ``is_shared``, ``may_differ``
+                       (its host may solve alone), ``token`` of the claim (``None``: it went on without one). The end
+                       says what was published, or nothing if it was not: ``lock_digest``, ``machine_class``,
+                       ``problems`` (words; what makes the prefix not whole)
 ``claimed``   moment   a claim was got: ``key`` (``build/<store>/<name>``, ``solve/<name>/<class>``), ``token``
-``in force``  moment   a host was told a lockfile: ``name``, ``machine_class``, ``generation``, ``digest``
-``lockfile``  moment   what stands in ZooKeeper, however often it was looked at: the same, ``token``, and ``zxid`` and
-                       ``created_at`` of the manifest's creation
+``lockfile``  moment   what stands in ZooKeeper, however often it was looked at: ``name``, ``machine_class``,
+                       ``generation``, ``digest``, ``token``, and ``zxid`` and ``created_at`` of the manifest's creation
 ``solve``     moment   a backend solved: ``name``
 ``doomed``    moment   everything of ``run`` is about to be killed: what it had begun lasted at least until now
 ====================== ===============================================================================================
@@ -133,7 +133,7 @@ def violations(events: Sequence[Event]) -> list[str]:
         *_whole(publishes),
         *_claimed_publications(publishes, moments["claimed"]),
         *_claimed_lockfiles(moments["lockfile"], moments["claimed"]),
-        *_one_lockfile(moments["lockfile"], [*moments["lockfile"], *moments["in force"]]),
+        *_one_lockfile(moments["lockfile"]),
         *_installed(publishes, moments["lockfile"]),
         *_leases(known["lease"], known["delete"]),
     ]
@@ -223,20 +223,19 @@ def _claimed_lockfiles(lockfiles: Sequence[Event], claimed: Sequence[Event]) -> 
                 yield f"a lockfile was published (zxid {zxid}) after its claim went to {other.host}: {event.facts}"
 
 
-def _one_lockfile(lockfiles: Sequence[Event], all_told: Sequence[Event]) -> Iterator[str]:
-    """A generation is published once, and everybody is told the same one."""
+def _one_lockfile(lockfiles: Sequence[Event]) -> Iterator[str]:
+    """A generation is published once, and never changes."""
     zxids: dict[tuple[object, ...], set[int]] = defaultdict(set)
-    digests: dict[tuple[object, ...], dict[str, str]] = defaultdict(dict)
+    digests: dict[tuple[object, ...], set[str]] = defaultdict(set)
     for event in lockfiles:
         zxids[_generation(event)].add(event.facts["zxid"])
-    for event in all_told:
-        digests[_generation(event)].setdefault(event.facts["digest"], event.host)
+        digests[_generation(event)].add(event.facts["digest"])
     for key, found in zxids.items():
         if len(found) > 1:
             yield f"a lockfile was published {len(found)} times: {key}, at {sorted(found)}"
-    for key, hosts in digests.items():
-        if len(hosts) > 1:
-            yield f"one generation, several lockfiles: {key}: {hosts}"
+    for key, several in digests.items():
+        if len(several) > 1:
+            yield f"one generation, several lockfiles: {key}: {sorted(several)}"
 
 
 def _generation(event: Event) -> tuple[object, ...]:
@@ -244,12 +243,12 @@ def _generation(event: Event) -> tuple[object, ...]:
 
 
 def _installed(publishes: Sequence[Span], lockfiles: Sequence[Event]) -> Iterator[str]:
-    """What is installed is a lockfile of the cluster; a name of which the cluster has none is a host's own."""
+    """What is installed is a lockfile of the cluster; where it has none of a name, or a host may solve alone, any."""
     digests: dict[tuple[str, str], set[str]] = defaultdict(set)
     for event in lockfiles:
         digests[event.facts["name"], event.facts["machine_class"]].add(event.facts["digest"])
     for publish in publishes:
-        if publish.facts.get("lock_digest") is None:
+        if publish.facts.get("lock_digest") is None or publish.facts["may_differ"]:
             continue
         known = digests[publish.facts["name"], publish.facts["machine_class"]]
         if known and publish.facts["lock_digest"] not in known:

@@ -13,6 +13,7 @@ process and all its children end.
     ``FAKE_ORDERS``    the directory of the backend's orders (`fakes.backend`); those in its ``solve`` are followed
                        in the middle of a solve; without it the real backend works
     ``STORE_SHARED``   set where other hosts write the same store
+    ``SOLVES_ALONE``   set where the setting ``solve_without_coordinator`` is
     ``PLANTED``        a bug: one of `_plant`, for the proof that the proof sees it
     =================  ============================================================================================
 
@@ -78,9 +79,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 class Recorder:
     """Writes what this process does into the history of its host."""
 
-    def __init__(self, history: Writer, *, is_shared: bool) -> None:
+    def __init__(self, history: Writer, *, is_shared: bool, may_differ: bool) -> None:
         self.history = history
-        self._is_shared = is_shared
+        self._facts = {"is_shared": is_shared, "may_differ": may_differ}
         self._tokens: dict[str, int] = {}
         self._open = threading.local()
 
@@ -112,9 +113,7 @@ class Recorder:
         root = path.parent.parent
         store, build = store_id(root), target.split("/")[2]
         token = self._tokens.get(f"build/{store}/{path.name}")
-        return self.history.begin(
-            "publish", store=store, name=path.name, build=build, is_shared=self._is_shared, token=token
-        )
+        return self.history.begin("publish", store=store, name=path.name, build=build, token=token, **self._facts)
 
     def _trash(self, source: Path) -> Callable[[Facts], None]:
         return self.history.begin("delete", store=store_id(source.parent.parent), build=source.name)
@@ -183,7 +182,7 @@ def work(words: list[str]) -> int:
     history = Writer(Path(os.environ["HISTORY"]), os.environ["HISTORY_HOST"], os.environ["HISTORY_RUN"])
     if words[0] == "lease":
         return _hold_lease(history, *words[1:])
-    recorder = Recorder(history, is_shared="STORE_SHARED" in os.environ)
+    recorder = Recorder(history, is_shared="STORE_SHARED" in os.environ, may_differ="SOLVES_ALONE" in os.environ)
     fsio.observer = recorder.step
     envmgr.coordination.zookeeper.queues.observer = recorder.claim
     envmgr.agent.reconcile.FIRST_BACK_OFF_S, envmgr.agent.reconcile.LONGEST_BACK_OFF_S = _BACK_OFF_S

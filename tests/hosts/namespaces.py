@@ -230,8 +230,10 @@ class Host:
         others = "".join(f"{host.address} {host.name}\n" for host in self._network.hosts.values())
         (self.etc / "hosts").write_text(f"127.0.0.1 localhost\n{others}")
         self._holder = _Holder([*(f"--{kind}" for kind in _KINDS), "--mount-proc", "--propagation", "private"])
-        # The same hardware address at each boot: what others remember of it stays right.
+        # The same hardware address at each boot: what others remember of it stays right. The kernel takes its time over
+        # the network of a host that has just gone down, and the old cable with it.
         self._network.run(
+            f"ip link delete {self.port} 2>/dev/null || true; "
             f"ip link add {self.port} type veth peer name eth0 address 02:99:00:00:00:{self._number:02x} "
             f"netns {self.pid}; ip link set {self.port} master br0 up"
         )

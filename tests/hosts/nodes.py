@@ -168,6 +168,7 @@ class Node:
     def stop(self) -> int:
         """Have the daemon end, and return its exit code."""
         assert self.daemon is not None
+        self._doom()  # what still goes on at its end, ends with it
         self.daemon.send(signal.SIGTERM)
         return self.daemon.wait()
 

@@ -5,6 +5,10 @@ builds are stopped in their middle, and hosts and servers are cut off, frozen, k
 is put right, and within `SETTLE_S` every host must be as the cluster wants it, without anybody's help; nothing may be
 left, and the history must hold.
 
+A long run has more, for which a test has no time: one host solves alone while ZooKeeper is away, and is healed; a
+relock and a heal are asked for by a host's daemon while all else goes on; the administrator's own session expires;
+hosts are cordoned; and some rounds end with everything switched off at once, in the middle of what it did.
+
 What is done follows from the seed alone; when it meets the cluster's own threads does not.
 """
 
@@ -24,18 +28,26 @@ from envmgr.errors import EnvmgrError
 from envmgr.names import EnvName
 from hosts.clusters import Cluster
 from hosts.faults import HOST_FAULTS
-from hosts.nodes import Node
+from hosts.nodes import Node, until
 
 SETTLE_S = 90.0
 _PAUSE_S = (0.05, 0.6)
 _MOST_HARMED = 2
 _MOST_DECLARED = 6
 _NETWORK = frozenset({"cable", "mute", "deaf", "loss"})
+_OUTAGES = 0.25
+_HEAL_S = 3.0
 
 
-def make_cluster(make: Callable[[int], Cluster], count: int) -> Cluster:
-    """Make a cluster whose last two hosts share a store, where such can be mounted, and start its daemons."""
+def make_cluster(make: Callable[[int], Cluster], count: int, *, is_long: bool = False) -> Cluster:
+    """Make a cluster whose last two hosts share a store, where such can be mounted, and start its daemons.
+
+    For a long run its first host solves alone when it has to.
+    """
     cluster = make(count)
+    if is_long:
+        cluster[0].configure({**cluster.settings, "solve_without_coordinator": True, "coordinator_wait_s": 1})
+        cluster[0].variables["SOLVES_ALONE"] = "1"
     if shutil.which("bindfs") is not None:
         shared = cluster.network.directory / "shared"
         shared.mkdir()
@@ -48,13 +60,16 @@ def make_cluster(make: Callable[[int], Cluster], count: int) -> Cluster:
 class Run:
     """See the module."""
 
-    def __init__(self, cluster: Cluster, seed: int) -> None:
+    def __init__(self, cluster: Cluster, seed: int, *, is_long: bool = False) -> None:
         self._cluster = cluster
+        self._is_long = is_long
         self._chance = random.Random(seed)
         self._harmed: dict[str, str] = {}
         self._declared: list[EnvName] = []
         self._words: dict[EnvName, str] = {}
         self._gone: set[EnvName] = set()
+        self._cordoned: set[str] = set()
+        self._alone: set[EnvName] = set()
         self._leases = contextlib.ExitStack()
         self._count = 0
         self.did: Counter[str] = Counter()
@@ -74,6 +89,8 @@ class Run:
             self._declare: 4, self._remove: 2, self._relock: 1, self._make: 2, self._lease: 2, self._hold: 4,
             self._let_go: 4, self._harm: 6, self._mend: 4, self._kill_server: 2, self._start_servers: 2,
         }  # fmt: skip
+        if self._is_long:
+            acts |= {self._make_alone: 4, self._heal: 1, self._cordon: 1, self._expire_administrator: 1}
         pause = threading.Event()
         if not self._declared:  # without any there is no cluster that hosts could join
             self._declare()
@@ -82,11 +99,15 @@ class Run:
                 (act,) = self._chance.choices([*acts], [*acts.values()])
                 act()
                 pause.wait(self._chance.uniform(*_PAUSE_S))
+            if self._is_long and self._chance.random() < _OUTAGES:
+                self._outage()
             self._put_right()
         for name in self._declared:
-            self._cluster.wait_ready(name, limit_s=SETTLE_S)
+            self._agree(name)
+        alone, *others = self._cluster.nodes.values()
         for name in self._gone:
-            self._cluster.wait_absent(name)
+            # What a host made for itself, and never heard that it was declared, stays its own.
+            self._cluster.wait_absent(name, others if name in self._alone else [alone, *others])
         self._cluster.prove_rest()
 
     def _put_right(self) -> None:
@@ -96,6 +117,24 @@ class Run:
             node.builds.open()
         for name in [*self._harmed]:
             self._end(name)
+        for host in self._cordoned:
+            self._cluster.cordon(host, is_cordoned=False)
+        self._cordoned.clear()
+
+    def _agree(self, name: EnvName) -> None:
+        """Wait until all hosts have it from the newest lockfile; what one made alone stays until it is healed."""
+        next_at = time.monotonic()
+
+        def agreed() -> str | None:
+            nonlocal next_at
+            if time.monotonic() >= next_at and self._is_long and self._cluster.drifted(name):
+                self._cluster.heal()
+                self.did["healed"] += 1
+                next_at = time.monotonic() + _HEAL_S
+            return self._cluster.agreed(name)
+
+        digest = until(agreed, lambda: f"{name}: {self._cluster.told(name)}", SETTLE_S)
+        until(lambda: self._cluster.in_force(name) == digest, f"{name}: the newest lockfile is not {digest}")
 
     # ----------------------------------------------------------------------------------------------------- what is done
 
@@ -106,10 +145,10 @@ class Run:
         servers = self._cluster.servers
         return 2 * sum(servers.pid(number) is not None for number in range(servers.count)) > servers.count
 
-    def _declare(self) -> None:
+    def _declare(self, *, is_new: bool = False) -> None:
         if not self._is_served() or len(self._declared) >= _MOST_DECLARED:
             return
-        again = sorted(self._gone)
+        again = [] if is_new else sorted(self._gone)
         if again and self._chance.random() < 0.3:
             name = self._chance.choice(again)
             self._gone.discard(name)
@@ -133,8 +172,30 @@ class Run:
         if self._declared and self._is_served():
             for node in self._cluster.nodes.values():
                 node.orders.say("version", f"{self._chance.randrange(2, 1000)}.{node.name[4:]}")
-            self._cluster.relock(self._chance.choice(self._declared))
+            name = self._chance.choice(self._declared)
+            if not self._is_asked_by_a_host("relock", name):
+                self._cluster.relock(name)
             self.did["relocked"] += 1
+
+    def _heal(self) -> None:
+        if self._is_served() and not self._is_asked_by_a_host("heal"):
+            self._cluster.heal()
+
+    def _is_asked_by_a_host(self, *words: str) -> bool:
+        """Have a host's daemon asked in the background of all that follows in this round, or not."""
+        node = self._chance.choice(self._well() or [None])  # type: ignore[list-item]  # nobody is well
+        if not self._is_long or node is None or self._chance.random() < 0.5:
+            return False
+        self._leases.enter_context(node.running("cluster", *words))
+        self.did["asked by a host"] += 1
+        return True
+
+    def _cordon(self) -> None:
+        node = self._chance.choice([*self._cluster.nodes.values()])
+        if self._is_served() and node.name not in self._cordoned:
+            self._cluster.cordon(node.name, is_cordoned=True)
+            self._cordoned.add(node.name)
+            self.did["cordoned"] += 1
 
     def _make(self) -> None:
         """Have a host make something for itself, in the background of a short patience."""
@@ -144,6 +205,16 @@ class Run:
             ),
             "made",
         )
+
+    def _make_alone(self) -> None:
+        """Declare what the host that may solve alone makes for itself just now, hearing nothing of ZooKeeper."""
+        node, spec = self._cluster[0], spec_of(f"word-{self._count + 1}")
+        harm = self._harmed.get(node.name)
+        if harm in _NETWORK or (harm is None and not self._is_served()):
+            self._leases.enter_context(node.running("create", "-", given=spec.source_text.encode()))
+            self._alone.add(spec.name)
+            self.did["made alone"] += 1
+            self._declare(is_new=True)
 
     def _lease(self) -> None:
         wanted = [*self._declared, *self._gone]
@@ -203,3 +274,19 @@ class Run:
 
     def _start_servers(self) -> None:
         self._cluster.start_servers()
+
+    def _expire_administrator(self) -> None:
+        if self._is_served():
+            self._cluster.expire_administrator()
+            self.did["expiry of the administrator"] += 1
+
+    def _outage(self) -> None:
+        for name in [*self._harmed]:
+            self._end(name)
+        for node in self._cluster.nodes.values():
+            node.power_off()
+        self._cluster.servers.kill_all()
+        for node in self._cluster.nodes.values():
+            node.boot()
+        self._cluster.start()
+        self.did["outage"] += 1

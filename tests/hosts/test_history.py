@@ -42,10 +42,11 @@ class Story:
 
     def publish(
         self, begin: float, end: float, host: str = "one", *, token: int | None = 1, is_shared: bool = True,
-        lock_digest: str = "a", problems: tuple[str, ...] = (),
+        lock_digest: str = "a", problems: tuple[str, ...] = (), may_differ: bool = False,
     ) -> Story:  # fmt: skip
         found = {"lock_digest": lock_digest, "machine_class": CLASS, "problems": problems}
         facts = {"store": STORE, "name": NAME, "build": BUILD, "is_shared": is_shared, "token": token}
+        facts["may_differ"] = may_differ
         return self.span("publish", begin, end, host, found, **facts)
 
     def claimed(self, at: float, token: int, host: str = "one", key: str = f"solve/{NAME}/{CLASS}") -> Story:
@@ -57,10 +58,6 @@ class Story:
         named = {"name": NAME, "machine_class": CLASS, "generation": generation, "digest": digest}
         return self.moment(at, "lockfile", "-", token=token, zxid=zxid, created_at=created_at, **named)
 
-    def told(self, at: float, host: str, digest: str = "a", generation: int = 1) -> Story:
-        named = {"name": NAME, "machine_class": CLASS, "generation": generation, "digest": digest}
-        return self.moment(at, "in force", host, **named)
-
     @property
     def found(self) -> list[str]:
         return violations(sorted(self.events, key=lambda event: event.at))
@@ -70,13 +67,13 @@ BUILD_KEY = f"build/{STORE}/{NAME}"
 
 
 def good() -> Story:
-    """Two hosts with one shared store: one solves, both are told, the second builds after the first one's death."""
+    """Two hosts with one shared store: the second solves and builds after the first one's death."""
     story = Story()
     story.claimed(0.1, 1).claimed(0.1, 2, key=BUILD_KEY).build(0.2, None)
     story.moment(0.5, "doomed", "-", run="one/1")
-    story.claimed(0.7, 5, "two").claimed(0.7, 6, "two", BUILD_KEY).build(0.8, 0.9, "two").told(0.85, "two")
+    story.claimed(0.7, 5, "two").claimed(0.7, 6, "two", BUILD_KEY).build(0.8, 0.9, "two")
     story.publish(0.91, 0.92, "two", token=6)
-    story.lockfile(2.0, 5, 7).lockfile(3.0, 5, 7).told(1.0, "three")
+    story.lockfile(2.0, 5, 7).lockfile(3.0, 5, 7)
     story.span("lease", 1.0, 1.4, store=STORE, build=BUILD)
     story.span("delete", 1.5, 1.6, "two", store=STORE, build=BUILD)
     return story
@@ -101,7 +98,6 @@ def test_a_good_history() -> None:
         (lambda story: story.lockfile(4.0, 1, 8, generation=2), "after its claim went to two"),
         (lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10), "was published 2 times"),
         (lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10, "b"), "one generation, several lockfiles"),
-        (lambda story: story.told(4.0, "four", "b"), "one generation, several lockfiles"),
         (lambda story: story.span("lease", 1.55, None, store=STORE, build=BUILD), "deleted under a lease"),
         (lambda story: story.span("delete", 1.1, 1.2, store=STORE, build=BUILD), "deleted under a lease"),
         (lambda story: story.span("delete", 1.3, None, store=STORE, build=BUILD), "deleted under a lease"),
@@ -119,6 +115,7 @@ def test_each_planted_bug_is_found(plant: Callable[[Story], Story], words: str) 
         lambda story: story.build(0.85, 0.95, "three", name="env-2"),
         lambda story: story.build(0.9, 0.95, "three"),  # begins at the very moment when the other has ended
         lambda story: story.publish(5.0, 5.1, token=None, is_shared=False),
+        lambda story: story.publish(5.0, 5.1, token=None, is_shared=False, lock_digest="b", may_differ=True),
         lambda story: story.claimed(3.0, 9).lockfile(4.0, 9, 10, "b", generation=2).publish(5.0, 5.1, lock_digest="b"),
         lambda story: story.lockfile(4.0, 1, 8, generation=2, created_at=0.6),  # the other one waited for the claim
         lambda story: story.span("lease", 1.55, None, store=STORE, build="b-2"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
+from fakes.worlds import spec_of
 
 from envmgr.names import EnvName
 from envmgr.wire.tree import Selector
@@ -166,6 +167,37 @@ def test_the_majority_is_killed_and_comes_back(cluster: Cluster) -> None:
     cluster.start_servers()
     assert cluster.wait_ready(name) == digest
     cluster.wait_ready(cluster.create("after-the-majority"))
+
+
+def test_a_host_that_solved_alone_is_healed(cluster: Cluster) -> None:
+    """What it made while it was cut off is drift; a heal in whose middle the leader is killed brings it in line."""
+    node, *others = cluster.nodes.values()
+    node.variables["SOLVES_ALONE"] = "1"
+    restart(node, {**cluster.settings, "solve_without_coordinator": True})
+    cluster.network.pull(node.host)
+    made = node.envmgr("create", "-", given=spec_of("made-alone").source_text.encode())
+    assert made.code == 0, made.err
+    name = cluster.create("made-alone")
+    digest = cluster.wait_ready(name, others)
+    cluster.network.heal()
+    until(lambda: cluster.drifted(name) == [node.name], lambda: cluster.told(name))
+    assert node.digest(name) != digest
+    node.builds.close()
+    cluster.heal()
+    until(lambda: cluster.hosts_of("build", name).count(node.name) == 2, "it is not healed")
+    cluster.servers.kill(cluster.leader())
+    node.builds.open()
+    assert cluster.wait_ready(name) == digest
+    assert cluster.drifted(name) == []
+    cluster.start_servers()
+    del node.variables["SOLVES_ALONE"]
+    restart(node, cluster.settings)
+
+
+def restart(node: Node, settings: Mapping[str, object]) -> None:
+    node.configure(settings)
+    node.stop()
+    node.start()
 
 
 def test_every_session_is_lost_at_once(cluster: Cluster) -> None:
