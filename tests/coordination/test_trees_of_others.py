@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from coordination.polling import until
 from fakes.worlds import NOWHERE, name_of
 from link_proxy import LinkProxy
 
 from envmgr import settings
 from envmgr.coordination.zookeeper import tree
-from envmgr.coordination.zookeeper.coordinator import ZookeeperCoordinator
+from envmgr.coordination.zookeeper.coordinator import SHORT_S, ZookeeperCoordinator
 from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import Cancelled, CoordinatorUnavailable
@@ -30,9 +31,21 @@ def _limit() -> TimeLimit:
     return TimeLimit(SystemClock(), 20.0, never)
 
 
+class Patience(Session):
+    """A session that keeps how long each call waited for a connection at most."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(endpoint)
+        self.waits_s: list[float] = []
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        self.waits_s.append(timeout_s)
+        return super().wait_connected(timeout_s)
+
+
 @contextmanager
 def _host(endpoint: Endpoint, uuid: str | None, *, coordinator_wait_s: float = 60.0) -> Iterator[ZookeeperCoordinator]:
-    session = Session(endpoint)
+    session = Patience(endpoint)
     session.start()
     environ = {"ENVMGR_COORDINATOR_WAIT_S": f"{coordinator_wait_s:g}"}
     values = settings.load(root=NOWHERE, mode="personal", environ=environ, home=NOWHERE)
@@ -129,3 +142,26 @@ def test_who_solves_hears_that_zookeeper_does_not_answer(endpoint: Endpoint) -> 
     begin, end = told
     assert (begin.kind, begin.phase, begin.message) == ("begin", "wait", "waiting for ZooKeeper, which does not answer")
     assert (end.kind, end.phase) == ("end", "wait")
+
+
+@pytest.mark.slow
+def test_a_build_waits_once_for_an_answer_that_it_can_do_without(endpoint: Endpoint) -> None:
+    """However often it asks: nobody waits again for a connection that has been lost for as long as that."""
+    with LinkProxy(endpoint.servers[0]) as link:
+        behind = dataclasses.replace(endpoint, servers=(link.address,))
+        with _host(behind, "0123") as host:
+            session = host.session
+            assert isinstance(session, Patience)
+            assert session.away_s == 0
+            link.cut()
+            until(lambda: session.away_s > SHORT_S)
+            session.waits_s.clear()
+            with host.building(NAME, deadline=_limit(), report=ignore) as claim:
+                assert claim is None
+            with pytest.raises(CoordinatorUnavailable):
+                host.lockfile(NAME, CLASS)
+            assert len(session.waits_s) > 1
+            assert max(session.waits_s) <= 0
+            link.mend()
+            until(lambda: session.is_connected)
+            assert session.away_s == 0

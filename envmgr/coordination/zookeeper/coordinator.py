@@ -7,9 +7,9 @@ that dies or stands still is replaced when its session is over; and a holder who
 ``solve_stall_s`` gives it back by a clock and a thread of its own, whatever the solver hangs in. Its solve is void from
 then on (`Solving.check`).
 
-**What it costs when ZooKeeper does not answer.** `building` and `lockfile` wait `SHORT_S`, and the work goes on without
-it; `solving`, and `building` on a shared store, wait for the setting ``coordinator_wait_s``. A host that ZooKeeper does
-not let in is one that cannot reach it.
+**What it costs when ZooKeeper does not answer.** `building` and `lockfile` wait `SHORT_S`, or what is left of that
+since the connection was lost, and the work goes on without it; `solving`, and `building` on a shared store, wait for
+the setting ``coordinator_wait_s``. A host that ZooKeeper does not let in is one that cannot reach it.
 
 **A tree that is not this host's cluster** (emptied, another's, a newer format) is as one that cannot be reached:
 nothing is claimed, read or published there (`uuid_of`: the cluster that the host belongs to, ``None``: to none yet).
@@ -160,7 +160,7 @@ class ZookeeperCoordinator:
                 # Nobody else builds in this store, whose lock we hold: who has the claim is a ghost of our own.
                 with contextlib.suppress(CoordinatorUnavailable, TimedOut), reached():
                     self._check_tree()
-                    claim = held.enter_context(self.claims.try_acquire(path, timeout_s=SHORT_S, what=what))
+                    claim = held.enter_context(self.claims.try_acquire(path, timeout_s=self._short_s(), what=what))
             yield claim
 
     def check_deletion(self) -> None:
@@ -179,15 +179,15 @@ class ZookeeperCoordinator:
     def lockfile(self, name: EnvName, machine_class: str) -> PublishedLockfile | None:
         with reached():
             self._check_tree()
-            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
+            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=self._short_s())
             if manifest is None:
                 return None
             self._solvers[name] = manifest.archives
-            return self.lockfiles.read(manifest, timeout_s=SHORT_S)
+            return self.lockfiles.read(manifest, timeout_s=self._short_s())
 
     def lock_in_force(self, name: EnvName, machine_class: str) -> LockInForce | None:
         with reached():
-            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=SHORT_S)
+            manifest = self.lockfiles.manifest(name, machine_class, timeout_s=self._short_s())
             return None if manifest is None else LockInForce(manifest.generation, manifest.digest)
 
     @contextlib.contextmanager
@@ -310,10 +310,14 @@ class ZookeeperCoordinator:
                 self._seen = seen
 
         if deadline is None:
-            check(SHORT_S)
+            check(self._short_s())
         else:
             with _told_to_wait(report, "which does not answer") as on_silence:
                 self._answered(check, deadline, on_silence)
+
+    def _short_s(self) -> float:
+        """Return how long to ask what the work can do without: one build asks several times, and waits once."""
+        return max(0.0, SHORT_S - self.session.away_s)
 
     def _check_failure(self, name: EnvName, machine_class: str, generation: int, *, is_retry: bool) -> None:
         failure = self.lockfiles.failure(name, machine_class, generation)

@@ -79,6 +79,7 @@ class Link(abc.ABC):
         self._changed = threading.Condition()
         self._client: Client | None = None
         self._is_connected = False
+        self._away_since = clock.monotonic()
         self._is_closing = self._is_closed = False
         self._relied_on = 0
         self._keeper: threading.Thread | None = None
@@ -139,6 +140,11 @@ class Link(abc.ABC):
     def is_connected(self) -> bool:
         """Whether a server answers, as far as is known."""
         return self._is_connected and os.getpid() == self._pid
+
+    @property
+    def away_s(self) -> float:
+        """How long there has been no connection, 0 while there is one; before the first since this was made."""
+        return 0.0 if self._is_connected else self._clock.monotonic() - self._away_since
 
     @property
     def is_closed(self) -> bool:
@@ -252,6 +258,8 @@ class Link(abc.ABC):
         if is_lost:
             self._lease.expired()
         with self._changed:
+            if self._is_connected:
+                self._away_since = self._clock.monotonic()
             self._is_connected = False
             self._changed.notify_all()
         if not self._is_closed:

@@ -1,7 +1,8 @@
 """A simulated host: it asks ZooKeeper what a daemon's agent and builds ask, in the same order, and installs nothing.
 
 What it leaves out: the disk, and all that happens when something goes wrong. That it asks the same as a real daemon is
-compared operation by operation (`benchmarks.cluster.comparing`); it has to be changed with the agent.
+compared operation by operation (`benchmarks.cluster.comparing`); it has to be changed with the agent. Its whole life
+stands in one module, to be read beside that, although that makes it a little long.
 """
 
 from __future__ import annotations
