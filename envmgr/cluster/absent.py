@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from envmgr.cluster.intent import intent_of
 from envmgr.cluster.statuses import Statuses
-from envmgr.cluster.writing import Draft, write
+from envmgr.cluster.writing import MOST_NODES, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.errors import Corrupt
 from envmgr.names import EnvName
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from envmgr.coordination.zookeeper.nodes import Tree
     from envmgr.ports import Clock
-
-
-MOST_AT_ONCE = 400
-"""So many intents go in one transaction: thousands, gathered while a host was away, would be too large a request."""
 
 
 def sweep_absent(tree: Tree, clock: Clock, absent: Iterable[EnvName]) -> tuple[EnvName, ...]:
@@ -59,8 +55,8 @@ def sweep_absent(tree: Tree, clock: Clock, absent: Iterable[EnvName]) -> tuple[E
 
     swept: tuple[EnvName, ...] = ()
     due = tuple(found)
-    for at in range(0, len(due), MOST_AT_ONCE):
-        swept += write(tree, partial(plan, due[at : at + MOST_AT_ONCE]), clock)
+    for at in range(0, len(due), MOST_NODES):
+        swept += write(tree, partial(plan, due[at : at + MOST_NODES]), clock)
     return swept
 
 

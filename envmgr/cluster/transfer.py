@@ -27,7 +27,7 @@ from envmgr import codec, names
 from envmgr.cluster import lockfiles, reading, shared
 from envmgr.cluster.declaring import check_size, checked_spec, is_same, plain
 from envmgr.cluster.intent import intent_of
-from envmgr.cluster.writing import CLUSTER, Draft, write
+from envmgr.cluster.writing import CLUSTER, MOST_NODES, Draft, write
 from envmgr.coordination.zookeeper import tree as paths
 from envmgr.coordination.zookeeper.lockfiles import MOST_GENERATIONS, split, without_credentials
 from envmgr.errors import ClusterTreeRefused, CoordinatorUnavailable, Corrupt, UsageError
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 AHEAD = 1 << 20
 """More writes of intent than can have come between an export and the loss of the tree."""
 _BATCH_BYTES = 500_000
-_BATCH_ITEMS = 400
 _TRIES = 10
 
 
@@ -187,7 +186,7 @@ def _batches(items: Iterator[Item]) -> Iterator[list[Item]]:
     size = 0
     for item in items:
         size += len(item.path) + len(item.data or b"")
-        if batch and (size > _BATCH_BYTES or len(batch) >= _BATCH_ITEMS):
+        if batch and (size > _BATCH_BYTES or len(batch) >= MOST_NODES):
             yield batch
             batch, size = [], len(item.data or b"")
         batch.append(item)

@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 KEPT_CHANGES = 100
 CLUSTER = "cluster"
+MOST_NODES = 400
+"""So many nodes are changed in one write at most; thousands would be too large a request."""
 _TRIES = 60
 _LONGEST_PAUSE_S = 0.5
 

@@ -11,7 +11,7 @@ from fakes.clock import FakeClock
 from fakes.tree import FakeServers, FakeTree
 
 from envmgr.cluster import writing
-from envmgr.cluster.absent import MOST_AT_ONCE, sweep_absent
+from envmgr.cluster.absent import sweep_absent
 from envmgr.cluster.administration import Administration
 from envmgr.cluster.intent import Wanted
 from envmgr.coordination.zookeeper import tree as paths
@@ -289,7 +289,7 @@ def test_many_that_gathered_go_in_several_writes(
     join(tree, "a")
     say(tree, "a", revision=generation)
     intent = Intent(name="", generation=generation, state="absent", spec={})
-    names = [EnvName(f"env-{number:016x}") for number in range(MOST_AT_ONCE + 5)]
+    names = [EnvName(f"env-{number:016x}") for number in range(writing.MOST_NODES + 5)]
     for name in names:
         tree.create(paths.intent(name), encode(dataclasses.replace(intent, name=name)))
     sizes: list[int] = []
@@ -301,5 +301,5 @@ def test_many_that_gathered_go_in_several_writes(
 
     host.write = counted  # type: ignore[method-assign]  # looks on
     assert sweep_absent(host, clock, names) == tuple(names)
-    assert sizes == [MOST_AT_ONCE, 5]
+    assert sizes == [writing.MOST_NODES, 5]
     assert tree.children(paths.ENVS) == ()
