@@ -137,15 +137,15 @@ class Call:
 
     # ---------------------------------------------------------------------------------------------------------- words
 
-    def read(self, word: str) -> tuple[bytes, str]:
-        """Return the bytes of a file or of standard input, and what to call it."""
+    def read(self, word: str, *, most_bytes: int = _LARGEST_INPUT_BYTES) -> tuple[bytes, str]:
+        """Return the bytes of a file or of standard input (of which at most so many; -1: all), and what to call it."""
         if word != "-":
             # A Path: a word with a line feed in it is a file's name here, never a spec's text.
             data, source = client.read(Path(word))
             return data or b"", source
         if sys.stdin is None:
             raise UsageError("standard input is closed")
-        return sys.stdin.buffer.read(_LARGEST_INPUT_BYTES), "<stdin>"
+        return sys.stdin.buffer.read(most_bytes), "<stdin>"
 
     def document(self, word: str) -> Document:
         """Read and parse a spec."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -172,7 +171,7 @@ def import_(
 ) -> None:
     """Put what export wrote into a cluster that has nothing declared yet, or with --replace into any."""
     call = Call(context, is_json=as_json, is_quiet=quiet)
-    data, source = _read(file)
+    data, source = _read(call, file)
     try:
         document = codec.load(_exported(), json.loads(data))
     except (ValueError, RecursionError) as error:
@@ -183,14 +182,10 @@ def import_(
     call.answer({"uuid": cluster.uuid, **_counts(document)})
 
 
-def _read(file: str) -> tuple[bytes, str]:
+def _read(call: Call, file: str) -> tuple[bytes, str]:
     """Return all of a file or of standard input, and what to call it: larger than any spec, it has many lockfiles."""
     try:
-        if file != "-":
-            return Path(file).read_bytes(), file
-        if sys.stdin is None:
-            raise UsageError("standard input is closed")
-        return sys.stdin.buffer.read(), "<stdin>"
+        return call.read(file, most_bytes=-1) if file == "-" else (Path(file).read_bytes(), file)
     except OSError as error:
         raise UsageError(f"cannot read {file}: {error.strerror}") from error
 
