@@ -18,6 +18,7 @@ from zookeeper_servers import Servers
 
 import envmgr
 from envmgr.coordination.zookeeper.endpoint import Endpoint
+from envmgr.coordination.zookeeper.session import Session
 
 # Other tests run beside these (scripts/test), so how long an example takes says nothing of the code.
 hypothesis.settings.register_profile("beside", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -132,3 +133,12 @@ def tree_root() -> str:
 def endpoint(zookeeper: Servers, tree_root: str) -> Endpoint:
     """How to reach the one server, below a root of this test's own, in sessions of two seconds."""
     return Endpoint(servers=zookeeper.addresses, root=tree_root, session_s=2.0)
+
+
+@pytest.fixture
+def session(endpoint: Endpoint) -> Iterator[Session]:
+    """A session with the real server, below a root of the test's own where nothing stands."""
+    session = Session(endpoint)
+    session.start()
+    yield session
+    session.close()

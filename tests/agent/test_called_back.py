@@ -6,6 +6,7 @@ from agent.worlds import World
 
 from envmgr.cluster.rollout import summary
 from envmgr.coordination.zookeeper import tree as paths
+from envmgr.names import Alias
 
 
 def test_a_host_that_is_cordoned_while_it_waits_for_its_turn_begins_nothing() -> None:
@@ -75,11 +76,11 @@ def test_a_restored_tree_changes_no_alias() -> None:
     """What was set or moved since the backup stays so on the host, until an import says what is wanted."""
     world = World()
     name, other = world.declare("numpy"), world.declare("scipy")
-    world.admin.set_alias("moved", other)  # type: ignore[arg-type]  # an alias
+    world.admin.set_alias(Alias("moved"), other)
     world.settle()
     restored = {path: node for path, node in world.servers.nodes.items() if node.ephemeral_owner == 0}
-    world.admin.set_alias("tools", name)  # type: ignore[arg-type]  # an alias
-    world.admin.set_alias("moved", name, move=True)  # type: ignore[arg-type]  # an alias
+    world.admin.set_alias(Alias("tools"), name)
+    world.admin.set_alias(Alias("moved"), name, move=True)
     world.settle()
     world.servers.nodes = restored
     world.session.lose()

@@ -314,6 +314,12 @@ class Heard(rollout.Show):
         self.said.append(words)
 
 
+def row_of(**facts: object) -> Row:
+    """Return the row of a host that lives and has not begun, but for these facts."""
+    host = {"host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
+    return Row(**{**dict.fromkeys(ROW_KEYS), **host, **facts})  # type: ignore[arg-type]  # a table of fields
+
+
 def declared(*rows: Row) -> DeclaredEnvironment:
     """Return an environment with these rows."""
     return DeclaredEnvironment(
@@ -324,9 +330,7 @@ def declared(*rows: Row) -> DeclaredEnvironment:
 
 def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
     """ZooKeeper may be away while a command waits, also before it has seen anything, but not for longer than it may."""
-    row = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
-    pending = declared(Row(**row))  # type: ignore[arg-type]  # a table of fields
-    done = declared(Row(**{**row, "state": "ready", "success": True}))  # type: ignore[arg-type]
+    pending, done = declared(row_of()), declared(row_of(state="ready", success=True))
     show = Heard()
     assert rollout.wait(Flaky([None, pending, None, None, done]), show) == done
     assert show.said == ["no answer; asked again for up to 60 s"] * 2  # once each time
@@ -336,8 +340,7 @@ def test_an_answer_that_fails_in_between_ends_no_wait() -> None:
 
 def test_what_keeps_a_host_that_lives_is_told_in_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """A wait without a terminal says once what is wrong with a host that does not begin; of those away, nothing."""
-    facts = {**dict.fromkeys(ROW_KEYS), "host": "alpha", "state": "pending", "is_live": True, "is_cordoned": False}
-    waiting = Row(**facts)  # type: ignore[arg-type]  # a table of fields
+    waiting = row_of()
     kept = dataclasses.replace(waiting, message="[Errno 28] No space left on device")
     away = dataclasses.replace(waiting, host="beta", is_live=False, message="the host is away")
     with rollout.showing(is_quiet=False) as show:

@@ -105,7 +105,7 @@ def test_a_document_is_of_one_moment(
     admin.create(dataclasses.replace(X, alias="first"))
     other = [
         lambda: admin.create(dataclasses.replace(Y, alias="second")),
-        lambda: admin.set_alias("third", name_of(X)),  # type: ignore[arg-type]  # an alias
+        lambda: admin.set_alias(Alias("third"), name_of(X)),
     ]
     looker = Watched(servers, paths.ALIASES, lambda: other.pop()() if other else None)
     document = Administration(looker, by="ada", clock=clock).export()

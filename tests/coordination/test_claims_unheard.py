@@ -33,15 +33,6 @@ def link(zookeeper: Servers) -> Iterator[LinkProxy]:
 
 
 @pytest.fixture
-def outside(endpoint: Endpoint) -> Iterator[Session]:
-    """A session that nothing befalls."""
-    session = Session(endpoint)
-    session.start()
-    yield session
-    session.close()
-
-
-@pytest.fixture
 def behind(endpoint: Endpoint, link: LinkProxy) -> Iterator[Session]:
     """A session behind the link."""
     session = Session(replace(endpoint, servers=(link.address,), session_s=20.0))
@@ -73,7 +64,7 @@ class Deadline:
 
 
 def test_who_enters_again_in_a_new_session_unheard_leaves_no_ghost(
-    outside: Session, behind: Session, link: LinkProxy, endpoint: Endpoint
+    session: Session, behind: Session, link: LinkProxy, endpoint: Endpoint
 ) -> None:
     """A waiter's session ends while nobody answers, it enters again, the answer is lost, and it gives up: both go."""
     told: list[str] = []
@@ -87,7 +78,7 @@ def test_who_enters_again_in_a_new_session_unheard_leaves_no_ghost(
         ):
             pytest.fail("it was held")
 
-    with Claims(outside, "outside").acquire(PATH, timeout_s=5) as held:
+    with Claims(session, "outside").acquire(PATH, timeout_s=5) as held:
         waiter = threading.Thread(target=wait)
         waiter.start()
         until(lambda: told)
@@ -99,29 +90,29 @@ def test_who_enters_again_in_a_new_session_unheard_leaves_no_ghost(
         thief.start()
         thief.stop()
         thief.close()
-        until(lambda: queue(outside) == (holder,))
+        until(lambda: queue(session) == (holder,))
         looks = deadline.looks
         until(lambda: deadline.looks > looks + 4)  # it has asked once in vain
         link.mend()
         link.silence_after(b"to be lost")
-        until(lambda: len(queue(outside)) == 2)
+        until(lambda: len(queue(session)) == 2)
         deadline.is_over.set()
         waiter.join(20)
         assert not waiter.is_alive()
         link.break_all()
         link.mend()
-        until(lambda: queue(outside) == (holder,), 10)
+        until(lambda: queue(session) == (holder,), 10)
         assert behind.epoch == 2
 
 
-def test_a_gate_whose_making_was_not_heard_of_goes_at_once(outside: Session, behind: Session, link: LinkProxy) -> None:
+def test_a_gate_whose_making_was_not_heard_of_goes_at_once(session: Session, behind: Session, link: LinkProxy) -> None:
     """Neither who made it waits for it when it comes again, nor does anybody else."""
-    outside.create(GATES)
+    session.create(GATES)
     claims = Claims(behind, "behind")
     link.silence_after(b"/gates/")
 
     def mend() -> None:
-        until(lambda: outside.children(GATES))
+        until(lambda: session.children(GATES))
         link.break_all()
         link.mend()
 
@@ -133,7 +124,7 @@ def test_a_gate_whose_making_was_not_heard_of_goes_at_once(outside: Session, beh
         began = time.monotonic()
         with claims.alone(PATH, unreachable_s=20):
             pass
-        until(lambda: not outside.children(GATES))
+        until(lambda: not session.children(GATES))
         assert time.monotonic() - began < 5
     assert behind.epoch == 1
 
@@ -152,13 +143,13 @@ class Interrupted(Session):
 
 
 @pytest.mark.parametrize("how", ["acquire", "outwait"])
-def test_who_goes_before_he_is_watched_leaves_no_watch(outside: Session, endpoint: Endpoint, how: str) -> None:
+def test_who_goes_before_he_is_watched_leaves_no_watch(session: Session, endpoint: Endpoint, how: str) -> None:
     """His node will never be there again: a watch for it would stay, here and in the server, for the session's life."""
     session = Interrupted(endpoint)
     session.start()
     try:
         with contextlib.ExitStack() as held:
-            held.enter_context(Claims(outside, "outside").acquire(PATH, timeout_s=5))
+            held.enter_context(Claims(session, "outside").acquire(PATH, timeout_s=5))
             session.happens = held.close
             claims = Claims(session, "one")
             if how == "outwait":

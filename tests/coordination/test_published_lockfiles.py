@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -25,14 +24,6 @@ NAME = name_of("x")
 CLASS = "linux-64"
 TEXT = lockfile.write([], subdir=CLASS, channels=["https://channel.invalid/demo"])
 CLAIM = tree.solve_claim(NAME, CLASS)
-
-
-@pytest.fixture
-def session(endpoint: Endpoint) -> Iterator[Session]:
-    session = Session(endpoint)
-    session.start()
-    yield session
-    session.close()
 
 
 @pytest.fixture

@@ -47,15 +47,6 @@ def behind(endpoint: Endpoint, proxy: LinkProxy) -> Endpoint:
     return replace(endpoint, servers=(proxy.address,))
 
 
-@pytest.fixture
-def session(endpoint: Endpoint) -> Iterator[Session]:
-    """A session that is connected."""
-    session = Session(endpoint)
-    session.start()
-    yield session
-    session.close()
-
-
 @pytest.mark.slow
 def test_servers_that_never_answer_are_told_to_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """A daemon with a wrong setting says which servers do not answer, and why; once."""

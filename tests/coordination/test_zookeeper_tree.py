@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -13,15 +12,6 @@ from envmgr.coordination.zookeeper.endpoint import Endpoint
 from envmgr.coordination.zookeeper.session import Session
 from envmgr.errors import ClusterTreeRefused, Corrupt
 from envmgr.wire.tree import FORMAT, Cluster, Revision, decode, encode
-
-
-@pytest.fixture
-def session(endpoint: Endpoint) -> Iterator[Session]:
-    """A session below a root where nothing stands."""
-    session = Session(endpoint)
-    session.start()
-    yield session
-    session.close()
 
 
 def data(session: Session, path: str) -> bytes:

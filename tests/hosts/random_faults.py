@@ -183,7 +183,7 @@ class Run:
 
     def _is_asked_by_a_host(self, *words: str) -> bool:
         """Have a host's daemon asked in the background of all that follows in this round, or not."""
-        node = self._chance.choice(self._well() or [None])  # type: ignore[list-item]  # nobody is well
+        node = self._anybody()
         if not self._is_long or node is None or self._chance.random() < 0.5:
             return False
         self._leases.enter_context(node.running("cluster", *words))
@@ -222,8 +222,13 @@ class Run:
             name = self._chance.choice(sorted(wanted))
             self._on_a_host(lambda node: self._leases.enter_context(node.leasing(name)), "leased")
 
+    def _anybody(self) -> Node | None:
+        """Return one of the hosts that are well, if there is one."""
+        well = self._well()
+        return self._chance.choice(well) if well else None
+
     def _on_a_host(self, do: Callable[[Node], object], what: str) -> None:
-        node = self._chance.choice(self._well() or [None])  # type: ignore[list-item]  # nobody is well
+        node = self._anybody()
         if node is not None:
             with contextlib.suppress(EnvmgrError, LookupError):
                 do(node)
